@@ -1,0 +1,1 @@
+"""How a guest gets into memory: bzImage, vmlinux, PVH, multiboot, initramfs."""

@@ -1,0 +1,1 @@
+"""Engine 2: guest x86 runs on host x86 in software, with no privilege and no /dev/kvm."""

@@ -1,0 +1,320 @@
+"""The contract between a CPU engine and everything above it.
+
+Two engines implement it: `kvm` (the host CPU through /dev/kvm) and `bt` (the software engine).
+Nothing above this file asks which one runs. An engine owns the CPUs, their local APICs and the
+PC's interrupt controllers (IOAPIC, 8259 pair, 8254), as the in-kernel irqchip of KVM does;
+every other device lives above, and is reached through exits.
+
+Exits are frozen dataclasses, so the run loop is one `match`. A read exit is answered with
+`Vcpu.complete_read` before the next `run`; a write exit needs no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+__all__ = [
+    "CpuState", "Debug", "DescriptorTable", "Engine", "EngineVm", "Events", "Exit", "Halted",
+    "InternalError", "Interrupted", "MachineSpec", "MmioRead", "MmioWrite", "PioRead", "PioWrite",
+    "Registers", "Segment", "Shutdown", "SystemEvent", "Vcpu",
+]  # fmt: skip
+
+
+# ---- exits -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PioRead:
+    """IN or INS: `count` items of `size` (1, 2, 4) bytes from `port`; answer size*count bytes."""
+
+    port: int
+    size: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PioWrite:
+    """OUT or OUTS: `data` holds one or more items of `size` (1, 2, 4) bytes for `port`."""
+
+    port: int
+    size: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MmioRead:
+    """A load from guest-physical memory that no slot backs; answer `size` (1..8) bytes."""
+
+    gpa: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MmioWrite:
+    """A store to guest-physical memory that no slot backs, 1..8 bytes."""
+
+    gpa: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """`kick` was called, or a signal arrived. Call `run` again to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """HLT that nothing can end, because interrupts are off and no NMI can come, or because the
+    VM was created without interrupt controllers (MachineSpec.irqchip is False)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Triple fault. The CPU's state is as it was when it gave up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemEvent:
+    """The guest asked the engine itself for "shutdown", "reset" or "crash"."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class InternalError:
+    """The engine cannot go on: an instruction it cannot emulate, or a failed VM entry."""
+
+    reason: str
+    data: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Debug:
+    """A debugger's breakpoint or single step (guest's own debug exceptions do not exit)."""
+
+    rip: int
+    dr6: int
+    exception: int
+
+
+Exit = (
+    PioRead | PioWrite | MmioRead | MmioWrite | Interrupted | Halted | Shutdown | SystemEvent
+    | InternalError | Debug
+)  # fmt: skip
+
+
+# ---- CpuState: the same dataclass for both engines, so a snapshot moves between them -----
+
+GPR_NAMES = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+"""In encoding order (SDM, Table "Register Encodings")."""
+
+
+@dataclass(slots=True)
+class Registers:
+    """General registers, in encoding order, with rip and rflags."""
+
+    rax: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rbx: int = 0
+    rsp: int = 0
+    rbp: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    r8: int = 0
+    r9: int = 0
+    r10: int = 0
+    r11: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    rip: int = 0
+    rflags: int = 2
+
+
+@dataclass(slots=True)
+class Segment:
+    """A segment register with its hidden part. `limit` is in bytes (granularity applied)."""
+
+    selector: int = 0
+    base: int = 0
+    limit: int = 0xFFFF
+    type: int = 3
+    present: bool = True
+    dpl: int = 0
+    db: bool = False
+    s: bool = True
+    long: bool = False
+    g: bool = False
+    avl: bool = False
+    unusable: bool = False
+
+
+@dataclass(slots=True)
+class DescriptorTable:
+    """GDTR or IDTR."""
+
+    base: int = 0
+    limit: int = 0xFFFF
+
+
+@dataclass(slots=True)
+class Events:
+    """What is pending or blocked between two instructions (as struct kvm_vcpu_events).
+
+    `exception` and `interrupt` are vectors or -1. `interrupt_shadow`: 1 STI, 2 MOV SS.
+    """
+
+    exception: int = -1
+    exception_error: int | None = None
+    exception_address: int = 0
+    interrupt: int = -1
+    interrupt_soft: bool = False
+    interrupt_shadow: int = 0
+    nmi_pending: bool = False
+    nmi_masked: bool = False
+
+
+@dataclass(slots=True)
+class CpuState:
+    """Everything that a vCPU is, portable between engines. The default is the reset state
+    with flat real-mode segments (SDM, "First Instruction Executed", is set by `reset`).
+
+    `xsave`: the standard (not compacted) XSAVE image; empty means the initial state.
+    `lapic`: the 1 KiB register page of KVM_GET_LAPIC (api.rst 4.57); empty means reset.
+    `msrs`: by MSR number; only MSRs that are not a field of their own.
+    `mp_state`: "runnable", "halted", "init" (waits for INIT/SIPI) or "sipi".
+    """
+
+    regs: Registers = field(default_factory=Registers)
+    cs: Segment = field(default_factory=lambda: Segment(type=11))
+    ds: Segment = field(default_factory=Segment)
+    es: Segment = field(default_factory=Segment)
+    fs: Segment = field(default_factory=Segment)
+    gs: Segment = field(default_factory=Segment)
+    ss: Segment = field(default_factory=Segment)
+    tr: Segment = field(default_factory=lambda: Segment(type=11, s=False))
+    ldt: Segment = field(default_factory=lambda: Segment(type=2, s=False))
+    gdt: DescriptorTable = field(default_factory=DescriptorTable)
+    idt: DescriptorTable = field(default_factory=DescriptorTable)
+    cr0: int = 0x6000_0010
+    cr2: int = 0
+    cr3: int = 0
+    cr4: int = 0
+    cr8: int = 0
+    efer: int = 0
+    xcr0: int = 1
+    apic_base: int = 0xFEE0_0900
+    dr: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    dr6: int = 0xFFFF_0FF0
+    dr7: int = 0x400
+    xsave: bytes = b""
+    lapic: bytes = b""
+    msrs: dict[int, int] = field(default_factory=dict)
+    tsc: int = 0
+    events: Events = field(default_factory=Events)
+    mp_state: str = "runnable"
+
+
+# ---- the contract ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What an engine must know before it creates a VM.
+
+    irqchip: local APICs, IOAPIC, 8259 pair and 8254 in the engine. Without it HLT is `Halted`
+    and there are no interrupts (micro guests).
+    cpu_model: a name in `cpu.x86.cpuid` ("host" announces what host and engine both have).
+    """
+
+    cpus: int = 1
+    irqchip: bool = True
+    cpu_model: str = "host"
+
+
+class Vcpu(Protocol):
+    """One virtual CPU. `run` is called by one thread; only `kick` may come from others."""
+
+    index: int
+
+    def run(self) -> Exit:
+        """Execute the guest until something needs the VMM. Releases the GIL while it runs."""
+
+    def complete_read(self, data: bytes) -> None:
+        """Answer the PioRead or MmioRead that `run` returned last; the next `run` uses it."""
+
+    def kick(self) -> None:
+        """Make `run` return Interrupted soon; sticky if the vCPU is not in `run`. Any thread,
+        also from a signal handler."""
+
+    def get_state(self) -> CpuState:
+        """A copy of the whole state; only while `run` is not running."""
+
+    def set_state(self, state: CpuState) -> None:
+        """Replace the whole state; only while `run` is not running."""
+
+    def get_regs(self) -> Registers:
+        """The general registers alone (cheap)."""
+
+    def set_regs(self, regs: Registers) -> None:
+        """Replace the general registers alone (cheap)."""
+
+    def translate(self, linear: int) -> int | None:
+        """Guest-physical address of a linear address by the current page tables, or None."""
+
+    def instructions(self) -> int:
+        """Guest instructions retired so far; 0 where the engine cannot count (kvm)."""
+
+
+class EngineVm(Protocol):
+    """One VM on an engine: memory, interrupt controllers, vCPUs."""
+
+    spec: MachineSpec
+
+    def set_memory(
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
+    ) -> None:
+        """Back [gpa, gpa+size) with host memory (page-aligned); size 0 removes the slot.
+        A store to a readonly slot is an MmioWrite exit. The caller keeps the memory alive."""
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """CPU `index` (also its APIC ID), in reset state; CPUs above 0 wait for INIT/SIPI."""
+
+    def irq_line(self, gsi: int, level: bool) -> None:
+        """Drive interrupt line `gsi` (0..23: IOAPIC pins; 0..15 also reach the 8259s)."""
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """Deliver a message-signalled interrupt, as a PCI device's memory write would."""
+
+    def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
+        """Call `on_write(value)` when the guest stores `size` (0: any) bytes at `gpa`, without a
+        MmioWrite exit. On the vCPU's thread or on a thread of the engine's: be quick, lock."""
+
+    def remove_doorbell(self, gpa: int) -> None:
+        """Undo add_doorbell."""
+
+    def memory_written(self, gpa: int, size: int) -> None:
+        """The VMM stored into guest RAM (a device's DMA): translated code there is stale."""
+
+    def close(self) -> None:
+        """Free everything; vCPUs must not be in `run`. Idempotent."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A kind of CPU: `kvm` or `bt`."""
+
+    name: str
+
+    def probe(self) -> str:
+        """ "" when a stock kernel can run on this engine here, else the reason in one line."""
+
+    def create_vm(self, spec: MachineSpec) -> EngineVm:
+        """Raises EngineError, which names the ioctl or the limit."""

@@ -1,0 +1,1 @@
+"""Engine 1: the host CPU's own virtualization, through /dev/kvm."""

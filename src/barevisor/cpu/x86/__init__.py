@@ -1,0 +1,1 @@
+"""Facts about x86 that both engines use; tables first, no state."""

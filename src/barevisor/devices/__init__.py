@@ -1,0 +1,1 @@
+"""One file a device, named as its specification names it."""

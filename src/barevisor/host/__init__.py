@@ -1,0 +1,1 @@
+"""What Linux gives the VM process."""

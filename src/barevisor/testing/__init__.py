@@ -1,0 +1,1 @@
+"""Public test tools: code builders, a fake virtio driver, oracles."""
