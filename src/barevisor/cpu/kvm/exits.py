@@ -1,0 +1,71 @@
+"""struct kvm_run to the exits of the contract (api.rst, section 5)."""
+
+from __future__ import annotations
+
+from barevisor.cpu import engine
+from barevisor.cpu.kvm import abi
+
+IO, HYPERCALL, DEBUG, HLT, MMIO, SHUTDOWN, FAIL_ENTRY, INTR = 2, 3, 4, 5, 6, 8, 9, 10
+INTERNAL_ERROR, SYSTEM_EVENT = 17, 24
+
+NAMES = {
+    0: "unknown", 1: "exception", 3: "hypercall", 7: "irq-window-open", 11: "set-tpr",
+    12: "tpr-access", 16: "nmi", 26: "ioapic-eoi", 27: "hyperv", 29: "x86-rdmsr",
+    30: "x86-wrmsr", 31: "dirty-ring-full", 32: "ap-reset-hold", 33: "x86-bus-lock",
+    34: "xen", 37: "notify", 39: "memory-fault",
+}  # fmt: skip
+SUBERRORS = {
+    1: "instruction emulation failed",
+    2: "exceptions while another was delivered",
+    3: "exit while an event was delivered",
+    4: "unexpected exit reason",
+}
+SYSTEM_EVENTS = {1: "shutdown", 2: "reset", 3: "crash", 4: "wakeup", 5: "suspend", 6: "sev-term"}
+
+
+def decode(page: memoryview) -> engine.Exit:
+    """The exit that the run page describes. The page may be a copy."""
+    reason = int.from_bytes(page[abi.RUN_EXIT_REASON : abi.RUN_EXIT_REASON + 4], "little")
+    if reason == IO:
+        return _io(page)
+    if reason == MMIO:
+        return _mmio(page)
+    if reason == HLT:
+        return engine.Halted()
+    if reason == SHUTDOWN:
+        return engine.Shutdown()
+    if reason == INTR:
+        return engine.Interrupted()
+    if reason == DEBUG:
+        debug = abi.RunDebug.from_buffer_copy(page, abi.RUN_ARM)
+        return engine.Debug(debug.pc, debug.dr6, debug.exception)
+    if reason == SYSTEM_EVENT:
+        event = abi.RunSystemEvent.from_buffer_copy(page, abi.RUN_ARM)
+        return engine.SystemEvent(SYSTEM_EVENTS.get(event.type, f"type {event.type}"))
+    return _failure(page, reason)
+
+
+def _io(page: memoryview) -> engine.Exit:
+    io = abi.RunIo.from_buffer_copy(page, abi.RUN_ARM)
+    if not io.direction:
+        return engine.PioRead(io.port, io.size, io.count)
+    data = bytes(page[io.offset : io.offset + io.size * io.count])
+    return engine.PioWrite(io.port, io.size, data)
+
+
+def _mmio(page: memoryview) -> engine.Exit:
+    mmio = abi.RunMmio.from_buffer_copy(page, abi.RUN_ARM)
+    if mmio.is_write:
+        return engine.MmioWrite(mmio.gpa, bytes(mmio.data)[: mmio.len])
+    return engine.MmioRead(mmio.gpa, mmio.len)
+
+
+def _failure(page: memoryview, reason: int) -> engine.InternalError:
+    if reason == FAIL_ENTRY:
+        entry = abi.RunFailEntry.from_buffer_copy(page, abi.RUN_ARM)
+        return engine.InternalError("KVM: VM entry failed", (entry.reason, entry.cpu))
+    if reason == INTERNAL_ERROR:
+        error = abi.RunInternal.from_buffer_copy(page, abi.RUN_ARM)
+        name = SUBERRORS.get(error.suberror, f"suberror {error.suberror}")
+        return engine.InternalError(f"KVM: {name}", tuple(error.data[: min(error.ndata, 16)]))
+    return engine.InternalError(f"KVM: exit {NAMES.get(reason, reason)} has no handler")

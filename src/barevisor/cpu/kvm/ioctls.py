@@ -1,0 +1,116 @@
+"""The ioctls of /dev/kvm that the engine uses: one row each, as in include/uapi/linux/kvm.h.
+
+number = direction << 30 | sizeof(argument) << 16 | KVMIO << 8 | nr (asm-generic/ioctl.h). For a
+struct that ends in a flexible array the size is that of its header.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from dataclasses import dataclass
+
+from barevisor.cpu.kvm import abi
+from barevisor.errors import EngineError
+
+KVMIO = 0xAE
+NONE, WRITE, READ = 0, 1, 2  # _IOC_NONE, _IOC_WRITE, _IOC_READ
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong]
+_libc.ioctl.restype = ctypes.c_int
+
+
+@dataclass(frozen=True, slots=True)
+class Ioctl:
+    """One request. Calling it raises EngineError, which names the ioctl and the errno."""
+
+    name: str
+    nr: int
+    direction: int = NONE
+    arg: type[abi.Abi] | None = None
+
+    @property
+    def number(self) -> int:
+        """The request number, as the kernel computes it."""
+        size = getattr(self.arg, "HEADER", self.arg.SIZE) if self.arg else 0
+        return self.direction << 30 | size << 16 | KVMIO << 8 | self.nr
+
+    def __call__(self, fd: int, arg: abi.Abi | int = 0) -> int:
+        """The ioctl's result (>= 0)."""
+        try:
+            if isinstance(arg, int) and arg >= 1 << 31:
+                return self._wide(fd, arg)
+            return fcntl.ioctl(fd, self.number, arg)
+        except OSError as e:
+            raise EngineError(f"{self.name}: {e.strerror}") from e
+
+    def _wide(self, fd: int, arg: int) -> int:
+        # fcntl.ioctl passes an int as a signed 32-bit one, and the kernel would see it extended.
+        done = int(_libc.ioctl(fd, self.number, arg))
+        if done < 0:
+            errno = ctypes.get_errno()
+            raise OSError(errno, os.strerror(errno))
+        return done
+
+
+GET_API_VERSION = Ioctl("KVM_GET_API_VERSION", 0x00)
+CREATE_VM = Ioctl("KVM_CREATE_VM", 0x01)
+GET_MSR_INDEX_LIST = Ioctl("KVM_GET_MSR_INDEX_LIST", 0x02, READ | WRITE, abi.MsrList)
+CHECK_EXTENSION = Ioctl("KVM_CHECK_EXTENSION", 0x03)
+GET_VCPU_MMAP_SIZE = Ioctl("KVM_GET_VCPU_MMAP_SIZE", 0x04)
+GET_SUPPORTED_CPUID = Ioctl("KVM_GET_SUPPORTED_CPUID", 0x05, READ | WRITE, abi.Cpuid)
+
+CREATE_VCPU = Ioctl("KVM_CREATE_VCPU", 0x41)
+SET_USER_MEMORY_REGION = Ioctl("KVM_SET_USER_MEMORY_REGION", 0x46, WRITE, abi.MemoryRegion)
+SET_TSS_ADDR = Ioctl("KVM_SET_TSS_ADDR", 0x47)
+SET_IDENTITY_MAP_ADDR = Ioctl("KVM_SET_IDENTITY_MAP_ADDR", 0x48, WRITE, abi.U64)
+CREATE_IRQCHIP = Ioctl("KVM_CREATE_IRQCHIP", 0x60)
+IRQ_LINE = Ioctl("KVM_IRQ_LINE", 0x61, WRITE, abi.IrqLevel)
+CREATE_PIT2 = Ioctl("KVM_CREATE_PIT2", 0x77, WRITE, abi.PitConfig)
+IOEVENTFD = Ioctl("KVM_IOEVENTFD", 0x79, WRITE, abi.IoEventFd)
+SIGNAL_MSI = Ioctl("KVM_SIGNAL_MSI", 0xA5, WRITE, abi.Msi)
+
+RUN = Ioctl("KVM_RUN", 0x80)
+GET_REGS = Ioctl("KVM_GET_REGS", 0x81, READ, abi.Regs)
+SET_REGS = Ioctl("KVM_SET_REGS", 0x82, WRITE, abi.Regs)
+GET_SREGS = Ioctl("KVM_GET_SREGS", 0x83, READ, abi.Sregs)
+SET_SREGS = Ioctl("KVM_SET_SREGS", 0x84, WRITE, abi.Sregs)
+TRANSLATE = Ioctl("KVM_TRANSLATE", 0x85, READ | WRITE, abi.Translation)
+GET_MSRS = Ioctl("KVM_GET_MSRS", 0x88, READ | WRITE, abi.Msrs)
+SET_MSRS = Ioctl("KVM_SET_MSRS", 0x89, WRITE, abi.Msrs)
+SET_SIGNAL_MASK = Ioctl("KVM_SET_SIGNAL_MASK", 0x8B, WRITE, abi.SignalMask)
+GET_LAPIC = Ioctl("KVM_GET_LAPIC", 0x8E, READ, abi.Lapic)
+SET_LAPIC = Ioctl("KVM_SET_LAPIC", 0x8F, WRITE, abi.Lapic)
+SET_CPUID2 = Ioctl("KVM_SET_CPUID2", 0x90, WRITE, abi.Cpuid)
+GET_MP_STATE = Ioctl("KVM_GET_MP_STATE", 0x98, READ, abi.MpState)
+SET_MP_STATE = Ioctl("KVM_SET_MP_STATE", 0x99, WRITE, abi.MpState)
+GET_VCPU_EVENTS = Ioctl("KVM_GET_VCPU_EVENTS", 0x9F, READ, abi.VcpuEvents)
+SET_VCPU_EVENTS = Ioctl("KVM_SET_VCPU_EVENTS", 0xA0, WRITE, abi.VcpuEvents)
+GET_DEBUGREGS = Ioctl("KVM_GET_DEBUGREGS", 0xA1, READ, abi.DebugRegs)
+SET_DEBUGREGS = Ioctl("KVM_SET_DEBUGREGS", 0xA2, WRITE, abi.DebugRegs)
+GET_XSAVE = Ioctl("KVM_GET_XSAVE", 0xA4, READ, abi.Xsave)
+SET_XSAVE = Ioctl("KVM_SET_XSAVE", 0xA5, WRITE, abi.Xsave)
+GET_XCRS = Ioctl("KVM_GET_XCRS", 0xA6, READ, abi.Xcrs)
+SET_XCRS = Ioctl("KVM_SET_XCRS", 0xA7, WRITE, abi.Xcrs)
+
+# Capabilities (KVM_CHECK_EXTENSION). What the engine cannot do without, then what it looks at.
+REQUIRED = {
+    "KVM_CAP_USER_MEMORY": 3,
+    "KVM_CAP_SET_TSS_ADDR": 4,
+    "KVM_CAP_MP_STATE": 14,
+    "KVM_CAP_DESTROY_MEMORY_REGION_WORKS": 21,
+    "KVM_CAP_PIT2": 33,
+    "KVM_CAP_IOEVENTFD": 36,
+    "KVM_CAP_VCPU_EVENTS": 41,
+    "KVM_CAP_DEBUGREGS": 50,
+    "KVM_CAP_XSAVE": 55,
+    "KVM_CAP_XCRS": 56,
+    "KVM_CAP_SIGNAL_MSI": 77,
+    "KVM_CAP_READONLY_MEM": 81,
+    "KVM_CAP_IMMEDIATE_EXIT": 136,
+}
+CAP_NR_MEMSLOTS = 10
+CAP_MAX_VCPUS = 66
+CAP_TSC_DEADLINE_TIMER = 72

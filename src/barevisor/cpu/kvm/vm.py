@@ -1,0 +1,162 @@
+"""Engine 1: the host CPU through /dev/kvm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from barevisor.cpu.engine import MachineSpec, Vcpu
+from barevisor.cpu.kvm import abi, cpuid, ioctls
+from barevisor.cpu.kvm.doorbell import Doorbells
+from barevisor.cpu.kvm.vcpu import KvmVcpu
+from barevisor.errors import EngineError
+
+DEVICE = "/dev/kvm"
+API_VERSION = 12
+
+# Three pages for a TSS and one for page tables that KVM keeps below 4 GiB for Intel CPUs without
+# unrestricted guest mode (api.rst 4.37, 4.40). JUSTIFICATION: the addresses that QEMU and
+# Firecracker use too, in the hole under the firmware's 256 KiB, where no board puts RAM.
+IDENTITY_MAP_ADDR = 0xFFFBC000
+TSS_ADDR = 0xFFFBD000
+
+READONLY = 1 << 1  # KVM_MEM_READONLY
+
+
+def open_device() -> int:
+    """A descriptor of /dev/kvm with every capability that the engine needs, or EngineError."""
+    hint = "use --engine bt, or add yourself to the group kvm"
+    try:
+        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        raise EngineError(f"{DEVICE}: {e.strerror}", hint) from e
+    try:
+        version = ioctls.GET_API_VERSION(fd)
+        if version != API_VERSION:
+            raise EngineError(f"{DEVICE}: API version {version}, not {API_VERSION}")
+        missing = [n for n, cap in ioctls.REQUIRED.items() if not ioctls.CHECK_EXTENSION(fd, cap)]
+        if missing:
+            raise EngineError(f"{DEVICE} lacks {', '.join(missing)}")
+    except EngineError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class KvmEngine:
+    """The contract's Engine."""
+
+    name = "kvm"
+
+    def probe(self) -> str:
+        """See Engine.probe; the work is in kvm/probe.py."""
+        from barevisor.cpu.kvm.probe import probe
+
+        return probe(self)
+
+    def create_vm(self, spec: MachineSpec) -> KvmVm:
+        """See Engine.create_vm."""
+        return KvmVm(spec)
+
+
+class KvmVm:
+    """The contract's EngineVm."""
+
+    def __init__(self, spec: MachineSpec) -> None:
+        if spec.cpu_model != "host":
+            raise EngineError(
+                f"CPU model {spec.cpu_model!r}: the kvm engine has only 'host' yet",
+                "use --engine bt for named CPU models",
+            )
+        self.spec = spec
+        self._vcpus: list[KvmVcpu] = []
+        self._fd = -1
+        self._kvm = open_device()
+        try:
+            limit = ioctls.CHECK_EXTENSION(self._kvm, ioctls.CAP_MAX_VCPUS)
+            # An xAPIC destination is 8 bits wide, and 255 means all.
+            if not 1 <= spec.cpus <= min(limit, 255):
+                raise EngineError(f"{spec.cpus} CPUs: KVM here takes 1 to {min(limit, 255)}")
+            self._create()
+        except EngineError:
+            self.close()
+            raise
+
+    def _create(self) -> None:
+        kvm = self._kvm
+        self._run_size = ioctls.GET_VCPU_MMAP_SIZE(kvm)
+        self._deadline = ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_TSC_DEADLINE_TIMER) > 0
+        self._msrs = _msr_list(kvm)
+        self._cpuid = _supported_cpuid(kvm)
+        self._fd = fd = ioctls.CREATE_VM(kvm)
+        self._bells = Doorbells(fd)
+        ioctls.SET_IDENTITY_MAP_ADDR(fd, abi.U64(IDENTITY_MAP_ADDR))
+        ioctls.SET_TSS_ADDR(fd, TSS_ADDR)
+        if self.spec.irqchip:
+            ioctls.CREATE_IRQCHIP(fd)
+            ioctls.CREATE_PIT2(fd, abi.PitConfig())
+
+    def set_memory(
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
+    ) -> None:
+        """See EngineVm.set_memory."""
+        flags = READONLY if readonly else 0
+        region = abi.MemoryRegion(slot, flags, gpa, size, host_address)
+        ioctls.SET_USER_MEMORY_REGION(self._fd, region)
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """See EngineVm.create_vcpu."""
+        if not 0 <= index < self.spec.cpus:
+            raise EngineError(f"vCPU {index} of a VM with {self.spec.cpus}")
+        fd = ioctls.CREATE_VCPU(self._fd, index)
+        deadline = self._deadline and self.spec.irqchip
+        table = cpuid.adjust(self._cpuid, index, self.spec.cpus, deadline)
+        try:
+            ioctls.SET_CPUID2(fd, table)
+            vcpu = KvmVcpu(fd, index, self._run_size, self.spec.irqchip, self._msrs)
+        except (EngineError, OSError):
+            os.close(fd)
+            raise
+        self._vcpus.append(vcpu)
+        return vcpu
+
+    def irq_line(self, gsi: int, level: bool) -> None:
+        """See EngineVm.irq_line."""
+        ioctls.IRQ_LINE(self._fd, abi.IrqLevel(gsi, level))
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """See EngineVm.signal_msi. A message that no local APIC takes is lost, as on a bus."""
+        low, high = address & 0xFFFF_FFFF, address >> 32
+        ioctls.SIGNAL_MSI(self._fd, abi.Msi(address_lo=low, address_hi=high, data=data))
+
+    def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
+        """See EngineVm.add_doorbell. The kernel hides the stored value: on_write gets 0."""
+        self._bells.add(gpa, size, on_write)
+
+    def remove_doorbell(self, gpa: int) -> None:
+        """See EngineVm.remove_doorbell."""
+        self._bells.remove(gpa)
+
+    def memory_written(self, gpa: int, size: int) -> None:
+        """Nothing to do: the host CPU keeps its instruction fetch coherent."""
+
+    def close(self) -> None:
+        """See EngineVm.close."""
+        if self._fd >= 0:
+            self._bells.close()
+            for vcpu in self._vcpus:
+                vcpu.close()
+            os.close(self._fd)
+        if self._kvm >= 0:
+            os.close(self._kvm)
+        self._fd = self._kvm = -1
+
+
+def _msr_list(kvm: int) -> set[int]:
+    ioctls.GET_MSR_INDEX_LIST(kvm, raw := abi.MsrList(nmsrs=abi.MSR_INDICES))
+    return set(raw.indices[: raw.nmsrs])
+
+
+def _supported_cpuid(kvm: int) -> list[abi.CpuidEntry]:
+    ioctls.GET_SUPPORTED_CPUID(kvm, raw := abi.Cpuid(nent=abi.CPUID_ENTRIES))
+    return list(raw.entries[: raw.nent])
