@@ -1,0 +1,369 @@
+"""A machine: an engine's CPUs, RAM, two buses, and the loop that joins them.
+
+One thread a vCPU. A vCPU's thread answers its own exits, so devices run on vCPU threads and lock
+what they share. The machine ends once, with the first Outcome; whoever causes it (a device on
+a vCPU's thread, or any other thread) only states it and kicks the vCPUs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import partial
+
+from barevisor.board import map as board_map
+from barevisor.board.bus import Bus
+from barevisor.board.irq import IrqLine, IrqSource
+from barevisor.board.ram import GuestRam
+from barevisor.board.report import cpu_report
+from barevisor.cpu.engine import (
+    CpuState,
+    Debug,
+    Engine,
+    Halted,
+    InternalError,
+    Interrupted,
+    MachineSpec,
+    MmioRead,
+    MmioWrite,
+    PioRead,
+    PioWrite,
+    Shutdown,
+    SystemEvent,
+    Vcpu,
+)
+from barevisor.errors import GuestError
+
+KICK_TIMEOUT = 10.0
+"""Seconds for a kicked vCPU to come out of `run`; more is a bug of the engine's."""
+
+_PIECES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+"""An access that an engine cut at a page boundary, as the sizes that a bus knows."""
+
+_EVENTS = {"shutdown": "poweroff", "reset": "reset", "crash": "crash"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Why the machine ended.
+
+    kind: "poweroff", "reset", "triple-fault", "internal-error", "halted", "crash", "stopped"
+    or "exit" (a test device's, with `code`). `vcpu` ended it (0 when none did), `state` is its.
+    """
+
+    kind: str
+    detail: str = ""
+    code: int = 0
+    vcpu: int = 0
+    state: CpuState | None = None
+
+
+class Machine:
+    """RAM, buses, vCPUs and interrupt lines of one VM. Add devices, set vCPU 0's state, start."""
+
+    def __init__(self, engine: Engine, spec: MachineSpec, memory_bytes: int) -> None:
+        """Raises ConfigError (memory size), HostError (no memory) or EngineError."""
+        self.spec = spec
+        self.memory_bytes = memory_bytes
+        self.ports = Bus("port")
+        self.memory = Bus("memory")
+        self.guest_errors: deque[str] = deque(maxlen=16)
+        """The last rules that the guest broke on an access of its own."""
+        self._threads: list[threading.Thread] = []
+        self._cond = threading.Condition()
+        self._want = "run"
+        self._parked: set[int] = set()
+        self._gone = 0
+        self._halted: set[int] = set()
+        self._dormant: set[int] = set()
+        self._outcome: Outcome | None = None
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+        self._closed = False
+        self.ram = GuestRam(board_map.ram_ranges(memory_bytes))
+        try:
+            self.vm = engine.create_vm(spec)
+        except BaseException:
+            self.ram.close()
+            raise
+        try:
+            for slot, r in enumerate(self.ram.ranges):
+                self.vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
+            self.ram.on_write = self.vm.memory_written
+            self.vcpus: list[Vcpu] = [self.vm.create_vcpu(i) for i in range(spec.cpus)]
+        except BaseException:
+            self.vm.close()
+            self.ram.close()
+            raise
+        self._lines = [
+            IrqLine(partial(self.vm.irq_line, gsi)) for gsi in range(board_map.GSI_COUNT)
+        ]
+
+    # ---- what devices use ----------------------------------------------------------------
+
+    def irq(self, gsi: int) -> IrqSource:
+        """A new source on line `gsi` (0..23); sources of one line are ORed."""
+        return self._lines[gsi].source()
+
+    def msi(self, address: int, data: int) -> None:
+        """Deliver a message-signalled interrupt. Any thread."""
+        self.vm.signal_msi(address, data)
+
+    def end(self, kind: str, detail: str = "", code: int = 0) -> None:
+        """State the outcome (the first one stands) and send every vCPU home. Any thread."""
+        with self._cond:
+            if self._outcome is None:
+                self._outcome = Outcome(kind, detail, code, self._here())
+            self._want = "stop"
+            self._cond.notify_all()
+        for vcpu in self.vcpus:
+            vcpu.kick()
+
+    def _here(self) -> int:
+        """The vCPU on whose thread we are, or 0."""
+        me = threading.current_thread()
+        return next((i for i, t in enumerate(self._threads) if t is me), 0)
+
+    # ---- what the VM uses ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run every vCPU on a thread of its own. Once."""
+        if self._threads:
+            raise RuntimeError("the machine was started before")
+        self._threads = [
+            threading.Thread(target=self._thread, args=(v,), name=f"vcpu{v.index}", daemon=True)
+            for v in self.vcpus
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, reason: str = "stopped") -> None:
+        """End the machine from outside; `wait` then returns kind "stopped". Any thread."""
+        self.end("stopped", reason)
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """The outcome with the vCPU's state, or None after `timeout` seconds.
+
+        Re-raises an exception that a device or an engine raised (a bug of ours)."""
+        if not self._threads:
+            raise RuntimeError("the machine was not started")
+        if not self._ended.wait(timeout):
+            return None
+        for thread in self._threads:
+            thread.join(KICK_TIMEOUT)
+            if thread.is_alive():
+                raise RuntimeError(f"{thread.name} does not stop")
+        if self._failure is not None:
+            raise self._failure
+        outcome = self._outcome
+        if outcome is None:
+            raise RuntimeError("the machine ended without an outcome")
+        if outcome.state is None:
+            state = self.vcpus[outcome.vcpu].get_state()
+            self._outcome = outcome = replace(outcome, state=state)
+        return outcome
+
+    def pause(self) -> None:
+        """Return once no vCPU executes (or the machine has ended). Not from a vCPU's thread."""
+        with self._cond:
+            if self._want != "run" or not self._threads:
+                return
+            self._want = "pause"
+        for vcpu in self.vcpus:
+            vcpu.kick()
+        with self._cond:
+            quiet = self._cond.wait_for(
+                lambda: self._want == "stop" or len(self._parked) == len(self.vcpus), KICK_TIMEOUT
+            )
+        if not quiet:
+            raise RuntimeError("a kicked vCPU does not pause")
+
+    def resume(self) -> None:
+        """Let paused vCPUs go on."""
+        with self._cond:
+            if self._want == "pause":
+                self._want = "run"
+                self._cond.notify_all()
+
+    def report(self) -> str:
+        """Every vCPU's registers and the code it stands at, as text; pauses a running machine."""
+        paused = self._want == "run" and bool(self._threads)
+        if paused:
+            self.pause()
+        for thread in self._threads:
+            if self._want == "stop":
+                thread.join(KICK_TIMEOUT)
+        try:
+            parts = [cpu_report(v, self.ram) for v in self.vcpus]
+        finally:
+            if paused:
+                self.resume()
+        parts += [f"guest error: {e}" for e in self.guest_errors]
+        return "\n".join(parts)
+
+    def close(self) -> None:
+        """Stop, join and free everything. Idempotent; not from a vCPU's thread."""
+        if self._closed:
+            return
+        if self._threads:
+            self.end("stopped", "closed")
+            for thread in self._threads:
+                thread.join(KICK_TIMEOUT)
+                if thread.is_alive():
+                    # Freeing the memory under a running CPU would be worse than the leak.
+                    raise RuntimeError(f"{thread.name} does not stop")
+        self._closed = True
+        self.vm.close()
+        self.ram.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ---- the run loop --------------------------------------------------------------------
+
+    def _thread(self, vcpu: Vcpu) -> None:
+        try:
+            self._run(vcpu)
+        except BaseException as e:  # noqa: BLE001 - wait() raises it again, with its traceback
+            with self._cond:
+                self._failure = self._failure or e
+            self.end("internal-error", f"{type(e).__name__}: {e}")
+        finally:
+            with self._cond:
+                self._gone += 1
+                if self._gone == len(self.vcpus):
+                    self._ended.set()
+                self._cond.notify_all()
+
+    def _run(self, vcpu: Vcpu) -> None:
+        """Answer exits until the machine stops. Ordered by how often each exit comes."""
+        run, ports, memory = vcpu.run, self.ports, self.memory
+        while True:
+            try:
+                match run():
+                    case PioWrite(port, size, data):
+                        if len(data) == size:
+                            ports.write(port, size, int.from_bytes(data, "little"))
+                        else:
+                            self._pio_string_out(port, size, data)
+                    case MmioWrite(gpa, data):
+                        _mmio_write(memory, gpa, data)
+                    case PioRead(port, size, count):
+                        vcpu.complete_read(self._pio_read(port, size, count))
+                    case MmioRead(gpa, size):
+                        vcpu.complete_read(self._mmio_read(gpa, size))
+                    case Interrupted():
+                        if self._want != "run" and not self._park(vcpu):
+                            return
+                        if self._halted:
+                            self._survey(vcpu)
+                    case Halted():
+                        self._halt(vcpu)
+                        return
+                    case other:
+                        self._final(vcpu, other)
+            except GuestError as e:
+                self.guest_errors.append(str(e))
+
+    def _pio_string_out(self, port: int, size: int, data: bytes) -> None:
+        for at in range(0, len(data), size):
+            try:
+                self.ports.write(port, size, int.from_bytes(data[at : at + size], "little"))
+            except GuestError as e:
+                self.guest_errors.append(str(e))
+
+    def _pio_read(self, port: int, size: int, count: int) -> bytes:
+        """A device's GuestError reads as all ones: the guest must still get its answer."""
+        try:
+            if count == 1:
+                return self.ports.read(port, size).to_bytes(size, "little")
+            return b"".join(
+                self.ports.read(port, size).to_bytes(size, "little") for _ in range(count)
+            )
+        except GuestError as e:
+            self.guest_errors.append(str(e))
+            return b"\xff" * (size * count)
+
+    def _mmio_read(self, gpa: int, size: int) -> bytes:
+        try:
+            pieces = _PIECES.get(size)
+            if pieces is None:
+                return self.memory.read(gpa, size).to_bytes(size, "little")
+            answer = b""
+            for piece in pieces:
+                answer += self.memory.read(gpa + len(answer), piece).to_bytes(piece, "little")
+            return answer
+        except GuestError as e:
+            self.guest_errors.append(str(e))
+            return b"\xff" * size
+
+    def _final(self, vcpu: Vcpu, last: object) -> None:
+        """An exit that ends the machine."""
+        match last:
+            case Shutdown():
+                self.end("triple-fault", f"vCPU {vcpu.index}")
+            case SystemEvent(kind):
+                self.end(_EVENTS.get(kind, "crash"), f"the engine reports {kind}")
+            case InternalError(reason, data):
+                detail = " ".join([reason, *(f"{word:#x}" for word in data)])
+                self.end("internal-error", detail)
+            case Debug(rip, _, exception):
+                self.end("internal-error", f"debug exception {exception} at {rip:#x}")
+            case _:
+                raise TypeError(f"the engine returned {last!r}, which is no Exit")
+
+    def _park(self, vcpu: Vcpu) -> bool:
+        """Wait out a pause; False when the machine stops."""
+        with self._cond:
+            self._parked.add(vcpu.index)
+            self._cond.notify_all()
+            self._cond.wait_for(lambda: self._want != "pause")
+            self._parked.discard(vcpu.index)
+            return self._want == "run"
+
+    # ---- a machine in which every CPU sleeps for good --------------------------------------
+
+    def _halt(self, vcpu: Vcpu) -> None:
+        """Nothing wakes this vCPU: wait for the end. When all are like it, that is the end."""
+        with self._cond:
+            self._halted.add(vcpu.index)
+            self._parked.add(vcpu.index)
+            self._dormant.clear()
+            self._cond.notify_all()
+            self._check_all_halted(vcpu.index)
+        for other in self.vcpus:
+            if other is not vcpu:
+                other.kick()  # each looks at itself in _survey
+        with self._cond:
+            self._cond.wait_for(lambda: self._want == "stop")
+
+    def _survey(self, vcpu: Vcpu) -> None:
+        """Another vCPU halted for good: this one counts as asleep if nobody ever started it."""
+        if vcpu.get_state().mp_state == "init":
+            with self._cond:
+                self._dormant.add(vcpu.index)
+                self._check_all_halted(vcpu.index)
+
+    def _check_all_halted(self, index: int) -> None:
+        if self._want != "stop" and len(self._halted | self._dormant) == len(self.vcpus):
+            detail = "every vCPU halted with interrupts off"
+            self._outcome = self._outcome or Outcome("halted", detail, 0, index)
+            self._want = "stop"
+            self._cond.notify_all()
+            for vcpu in self.vcpus:
+                vcpu.kick()
+
+
+def _mmio_write(memory: Bus, gpa: int, data: bytes) -> None:
+    pieces = _PIECES.get(len(data))
+    if pieces is None:
+        memory.write(gpa, len(data), int.from_bytes(data, "little"))
+        return
+    at = 0
+    for piece in pieces:
+        memory.write(gpa + at, piece, int.from_bytes(data[at : at + piece], "little"))
+        at += piece

@@ -1,0 +1,146 @@
+"""An engine that plays a script of exits: drives a Machine with no CPU at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+
+from barevisor.cpu.engine import CpuState, Exit, Interrupted, MachineSpec, Registers
+
+Step = Exit | Callable[[], None]
+"""An exit to return, or something to call before the next one."""
+
+
+class FakeVcpu:
+    """Returns its script's exits in turn, then sleeps until it is kicked."""
+
+    def __init__(self, index: int, script: Iterable[Step]) -> None:
+        self.index = index
+        self.script: Iterator[Step] = iter(script)
+        self.answers: list[bytes] = []
+        self.state = CpuState(mp_state="runnable" if index == 0 else "init")
+        self.in_run = False
+        self._kicked = threading.Event()
+
+    def run(self) -> Exit:
+        """The next exit; a kick comes first."""
+        self.in_run = True
+        try:
+            while not self._kicked.is_set():
+                step = next(self.script, None)
+                if step is None:
+                    self._kicked.wait()
+                elif callable(step):
+                    step()
+                else:
+                    return step
+            self._kicked.clear()
+            return Interrupted()
+        finally:
+            self.in_run = False
+
+    def complete_read(self, data: bytes) -> None:
+        """Kept in `answers`."""
+        self.answers.append(data)
+
+    def kick(self) -> None:
+        """Sticky, as the contract says."""
+        self._kicked.set()
+
+    def _stopped(self) -> None:
+        if self.in_run:
+            raise RuntimeError("the state of a running vCPU was touched")
+
+    def get_state(self) -> CpuState:
+        """A copy."""
+        self._stopped()
+        return deepcopy(self.state)
+
+    def set_state(self, state: CpuState) -> None:
+        """Replace."""
+        self._stopped()
+        self.state = deepcopy(state)
+
+    def get_regs(self) -> Registers:
+        """A copy."""
+        return self.get_state().regs
+
+    def set_regs(self, regs: Registers) -> None:
+        """Replace."""
+        self.state.regs = deepcopy(regs)
+
+    def translate(self, linear: int) -> int | None:
+        """Identity below 4 GiB."""
+        return linear if linear < 1 << 32 else None
+
+    def instructions(self) -> int:
+        """It executes none."""
+        return 0
+
+
+class FakeVm:
+    """Records what the machine asks of it."""
+
+    def __init__(self, spec: MachineSpec, scripts: list[list[Step]]) -> None:
+        self.spec = spec
+        self.scripts = scripts
+        self.memory: dict[int, tuple[int, int, int]] = {}
+        self.irqs: list[tuple[int, bool]] = []
+        self.msis: list[tuple[int, int]] = []
+        self.written: list[tuple[int, int]] = []
+        self.doorbells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self.closed = False
+
+    def set_memory(
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
+    ) -> None:
+        """Recorded in `memory`."""
+        self.memory[slot] = (gpa, size, host_address)
+
+    def create_vcpu(self, index: int) -> FakeVcpu:
+        """A vCPU with its script, empty where none was given."""
+        return FakeVcpu(index, self.scripts[index] if index < len(self.scripts) else [])
+
+    def irq_line(self, gsi: int, level: bool) -> None:
+        """Recorded in `irqs`."""
+        self.irqs.append((gsi, level))
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """Recorded in `msis`."""
+        self.msis.append((address, data))
+
+    def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
+        """Recorded in `doorbells`."""
+        self.doorbells[gpa] = (size, on_write)
+
+    def remove_doorbell(self, gpa: int) -> None:
+        """Forget it."""
+        del self.doorbells[gpa]
+
+    def memory_written(self, gpa: int, size: int) -> None:
+        """Recorded in `written`."""
+        self.written.append((gpa, size))
+
+    def close(self) -> None:
+        """Recorded in `closed`."""
+        self.closed = True
+
+
+class FakeEngine:
+    """One script of steps for each vCPU."""
+
+    name = "fake"
+
+    def __init__(self, *scripts: list[Step]) -> None:
+        self.scripts = list(scripts)
+        self.vm: FakeVm | None = None
+
+    def probe(self) -> str:
+        """It always can."""
+        return ""
+
+    def create_vm(self, spec: MachineSpec) -> FakeVm:
+        """The last one is kept in `vm`."""
+        self.vm = FakeVm(spec, self.scripts)
+        return self.vm
