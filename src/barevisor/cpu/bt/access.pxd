@@ -11,8 +11,16 @@ from libc.string cimport memcpy
 
 cdef inline u64 linear(Cpu* cpu, Op* op) noexcept nogil:
     """The linear address of the memory operand (no limit check)."""
-    return ((cpu.regs[op.base] + (cpu.regs[op.index] << op.scale) + op.disp) & op.amask) \
+    cdef u64 va = ((cpu.regs[op.base] + (cpu.regs[op.index] << op.scale) + op.disp) & op.amask) \
         + cpu.segbase[op.seg]
+    if op.flags & OPF_LEGACY:
+        va = <u32> va
+    return va
+
+
+cdef inline u64 linear_flat(Cpu* cpu, Op* op) noexcept nogil:
+    """The same in 64-bit mode without FS, GS or an address-size prefix."""
+    return cpu.regs[op.base] + (cpu.regs[op.index] << op.scale) + op.disp
 
 
 cdef inline u64 offset_of(Cpu* cpu, Op* op) noexcept nogil:
@@ -76,6 +84,8 @@ cdef inline int fault(Cpu* cpu, Op* op, u32 vector, u32 error) noexcept nogil:
 
 cdef inline int leave(Cpu* cpu, Op* op, int status) noexcept nogil:
     """A load or store returned ST_FAULT or ST_EXIT: stop at this instruction (it restarts)."""
+    if op.flags & OPF_STACK and status == ST_FAULT and cpu.fault_vector == EXC_GP:
+        cpu.fault_vector = EXC_SS  # SDM, "Canonical Addressing": stack references raise #SS(0)
     cpu.rip = this_ip(cpu, op)
     cpu.icount -= op.block.count - op.number
     return status

@@ -1,9 +1,28 @@
 from barevisor.cpu.bt.state cimport *
 
+cdef extern from *:
+    u64 __sync_fetch_and_or(u64* at, u64 bits) nogil
+    u32 __sync_fetch_and_or_4(u32* at, u32 bits) nogil
+
+
+cdef inline u32 block_hash(u64 host) noexcept nogil:
+    """Where Vm.hash keeps the blocks that start at host address `host`."""
+    return <u32> ((host ^ (host >> HASH_BITS)) & (HASH_SIZE - 1))
+
+
 cdef enum:                   # access kinds
     ACCESS_READ = 0
     ACCESS_WRITE = 1
     ACCESS_EXEC = 2
+
+cdef struct Walk:            # what a page walk found
+    u64 gpa                  # of the byte
+    u32 writable             # a store may skip the walk from now on (also dirty already)
+    u32 global_page
+
+ctypedef u32 (*apic_read_t)(Cpu* cpu, u32 offset) noexcept nogil
+ctypedef void (*apic_write_t)(Cpu* cpu, u32 offset, u32 value) noexcept nogil
+ctypedef u32 (*data_break_t)(Cpu* cpu, u64 va, u32 size, u32 write) noexcept nogil
 
 # All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
 cdef int translate(Cpu* cpu, u64 va, u32 access, u32 idx, u64* gpa) noexcept nogil
@@ -19,5 +38,12 @@ cdef int store_system(Cpu* cpu, u64 va, u32 size, void* data) noexcept nogil
 cdef int check_segment(Cpu* cpu, u32 seg, u64 offset, u32 size, u32 write) noexcept nogil
 cdef void tlb_flush(Cpu* cpu, int keep_global) noexcept nogil
 cdef void tlb_flush_page(Cpu* cpu, u64 va) noexcept nogil
+# A code page of the current privilege: host address of the byte at linear `va`. 0 or ST_FAULT;
+# code outside RAM sets EXIT_INTERNAL and returns ST_EXIT.
+cdef int fetch(Cpu* cpu, u64 va, u64* host, u64* gpa) noexcept nogil
+cdef Slot* find_slot(Vm* vm, u64 gpa) noexcept nogil
 cdef u8* phys_to_host(Vm* vm, u64 gpa, u64* bytes_left) noexcept nogil
-cdef void code_written(Vm* vm, u64 gpa, u64 size) noexcept nogil
+# Blocks made from [gpa, gpa+size) are stale. 1 if any was dropped.
+cdef int code_written(Vm* vm, u64 gpa, u64 size) noexcept nogil
+# Blocks are about to be made from this page: stores to it must take the slow path
+cdef void watch_code_page(Vm* vm, Slot* slot, u64 page) noexcept nogil

@@ -194,6 +194,8 @@ cdef enum:                   # Op.flags
     OPF_LEGACY = 1           # check segment limit and rights
     OPF_MEM_READ = 2
     OPF_MEM_WRITE = 4
+    OPF_STACK = 8            # addressed through SS: a non-canonical address is #SS, not #GP
+    OPF_ALIGN = 16           # the operand must be aligned to msize, else #GP(0)
 
 cdef enum:                   # Insn.prefixes and Op.prefixes
     PFX_LOCK = 1
@@ -247,7 +249,7 @@ cdef struct Block:
     Block* page_next         # blocks that start in one page
     Block* taken             # chained successors, only within the same page
     Block* fall
-    u32 epoch                # links are good while this equals vm.epoch
+    u32 epoch                # links are good while this equals cpu.epoch
     u32 valid
 
 cdef struct Slot:            # guest-physical memory backed by host memory
@@ -287,7 +289,7 @@ cdef struct Vm:
     u32 ncpus
     Cpu* cpus[64]
     u32 irqchip
-    u32 epoch                # bumped when any block dies: all chained links are stale
+    u32 phys_pad
     Block** hash             # HASH_SIZE heads
     u32 nblocks
     u32 pad0
@@ -314,6 +316,11 @@ cdef struct Cpu:
     u32 mmu_idx
     u32 attention            # ATT_*
     Block* block             # the block that runs
+    Block** link             # where the dispatcher notes the block that it finds next, or NULL
+    Block* link_from         # the block that holds `link`
+    ItlbEntry* itlb          # itlbs[cpl == 3]
+    u32 epoch                # bumped when any block dies: chained links are stale
+    u32 pad1
     u64 icount               # instructions retired, counted at block entry
     # --- FP and vector state. x87/MMX is live in the host's FPU while the guest runs.
     u32 mxcsr

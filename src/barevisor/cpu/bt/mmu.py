@@ -1,0 +1,697 @@
+"""Guest-physical and linear memory: page walks, the TLB's slow path, self-modifying code.
+
+The fast path (a TLB hit) is inlined into every handler by access.pxd. What comes here are
+misses, accesses that cross a page, memory-mapped I/O, stores to pages that code was decoded
+from, and implicit accesses to descriptor tables. A guest address reaches host memory only
+through a slot, so whatever the guest computes, nothing outside its RAM can be named.
+
+Page walks follow SDM, "Paging": 32-bit, PAE and 4-level, with NX, WP, U/S, SMEP, SMAP, reserved
+bits, accessed and dirty. Memory-mapped reads restart: the first attempt leaves with
+EXIT_MMIO_READ, the answer is kept in cpu.mmio_done, and the instruction runs again from its
+start. A memory-mapped store is the last thing an instruction does, so it leaves afterwards.
+"""
+
+import cython
+from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.libc.string import memcpy, memset
+
+CR0_WP: u64 = cython.declare(u64, 1 << 16)
+CR0_PG: u64 = cython.declare(u64, 1 << 31)
+CR4_PSE: u64 = cython.declare(u64, 1 << 4)
+CR4_PAE: u64 = cython.declare(u64, 1 << 5)
+CR4_SMEP: u64 = cython.declare(u64, 1 << 20)
+CR4_SMAP: u64 = cython.declare(u64, 1 << 21)
+EFER_LMA: u64 = cython.declare(u64, 1 << 10)
+EFER_NXE: u64 = cython.declare(u64, 1 << 11)
+PTE_NX: u64 = cython.declare(u64, 1 << 63)
+PTE_ADDR: u64 = cython.declare(u64, 0x000FFFFFFFFFF000)
+PAGE: u64 = cython.declare(u64, 4096)
+PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+
+_apic_read: apic_read_t = cython.declare(apic_read_t, cython.NULL)
+_apic_write: apic_write_t = cython.declare(apic_write_t, cython.NULL)
+_data_break: data_break_t = cython.declare(data_break_t, cython.NULL)
+
+
+def install_hooks(apic_read: int, apic_write: int, data_break: int) -> None:
+    """Addresses of apic_mmio_read, apic_mmio_write and data_breakpoint.
+
+    They are hooks because those modules import this one.
+    """
+    global _apic_read, _apic_write, _data_break
+    _apic_read = cython.cast(apic_read_t, cython.cast(cython.size_t, apic_read))
+    _apic_write = cython.cast(apic_write_t, cython.cast(cython.size_t, apic_write))
+    _data_break = cython.cast(data_break_t, cython.cast(cython.size_t, data_break))
+
+
+# ---- guest-physical memory ---------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def find_slot(vm: cython.pointer(Vm), gpa: u64) -> cython.pointer(Slot):
+    """The slot that backs `gpa`, or NULL."""
+    i: cython.uint
+    slot: cython.pointer(Slot)
+    for i in range(vm.nslots):
+        slot = cython.address(vm.slots[i])
+        if gpa - slot.gpa < slot.size:
+            return slot
+    return cython.NULL
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def phys_to_host(
+    vm: cython.pointer(Vm), gpa: u64, bytes_left: cython.pointer(u64)
+) -> cython.pointer(u8):
+    """Host address of guest-physical `gpa` and how many bytes of the slot follow, or NULL."""
+    slot: cython.pointer(Slot) = find_slot(vm, gpa)
+    if slot == cython.NULL:
+        return cython.NULL
+    bytes_left[0] = slot.size - (gpa - slot.gpa)
+    return cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def code_written(vm: cython.pointer(Vm), gpa: u64, size: u64) -> cython.int:
+    """Drop the blocks that overlap [gpa, gpa+size). 1 if any was dropped."""
+    dropped: cython.int = 0
+    end: u64 = gpa + size
+    page: u64
+    slot: cython.pointer(Slot)
+    while gpa < end:
+        slot = find_slot(vm, gpa)
+        if slot == cython.NULL:
+            return dropped
+        page = (gpa - slot.gpa) >> 12
+        if slot.code_pages[page]:
+            dropped |= _drop_range(vm, slot, page, gpa, end)
+        gpa = (gpa & PAGE_MASK) + PAGE
+    return dropped
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _drop_range(
+    vm: cython.pointer(Vm), slot: cython.pointer(Slot), page: u64, start: u64, end: u64
+) -> cython.int:
+    """Drop the blocks of one page that overlap [start, end); unwatch the page when none stay."""
+    i: cython.uint
+    dropped: cython.int = 0
+    at: cython.pointer(cython.pointer(Block)) = cython.address(slot.page_blocks[page])
+    block: cython.pointer(Block) = at[0]
+    while block != cython.NULL:
+        if block.gpa < end and start < block.gpa + block.size:
+            block.valid = 0
+            _unhash(vm, block)
+            at[0] = block.page_next
+            dropped = 1
+        else:
+            at = cython.address(block.page_next)
+        block = at[0]
+    if slot.page_blocks[page] == cython.NULL:
+        slot.code_pages[page] = 0
+    if dropped:
+        for i in range(vm.ncpus):
+            if vm.cpus[i] != cython.NULL:
+                vm.cpus[i].epoch += 1
+    return dropped
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _unhash(vm: cython.pointer(Vm), dead: cython.pointer(Block)) -> cython.void:
+    at: cython.pointer(cython.pointer(Block)) = cython.address(vm.hash[block_hash(dead.host)])
+    while at[0] != cython.NULL:
+        if at[0] == dead:
+            at[0] = dead.hash_next
+            return
+        at = cython.address(at[0].hash_next)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def watch_code_page(vm: cython.pointer(Vm), slot: cython.pointer(Slot), page: u64) -> cython.void:
+    """Make every store to the page take the slow path, on all CPUs."""
+    i: cython.uint
+    idx: cython.uint
+    n: cython.uint
+    gpa: u64 = slot.gpa + page * PAGE
+    entry: cython.pointer(TlbEntry)
+    if slot.code_pages[page]:
+        return
+    slot.code_pages[page] = 1
+    for i in range(vm.ncpus):
+        if vm.cpus[i] == cython.NULL:
+            continue
+        for idx in range(MMU_COUNT):
+            entry = vm.cpus[i].tlbs[idx]
+            for n in range(TLB_SIZE):
+                if (entry[n].gpa & PAGE_MASK) == gpa:
+                    entry[n].wtag = vm.cpus[i].tlb_blank[n].wtag
+
+
+# ---- page walks --------------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: u32) -> cython.int:
+    """#PF with the error code of SDM, "Page-Fault Exceptions"; `bits` are P (1) and RSVD (8)."""
+    error: u32 = bits
+    if access == ACCESS_WRITE:
+        error |= 2
+    if idx == MMU_USER:
+        error |= 4
+    if access == ACCESS_EXEC and ((cpu.efer & EFER_NXE) or (cpu.cr4 & CR4_SMEP)):
+        error |= 16
+    cpu.fault_vector = EXC_PF
+    cpu.fault_error = error
+    cpu.fault_address = va
+    return ST_FAULT
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _entry(vm: cython.pointer(Vm), gpa: u64, wide: u32, slot_out: cython.pointer(u64)) -> u64:
+    """One paging-structure entry; an address outside RAM reads as all ones, as a bus does."""
+    left: u64 = 0
+    host: cython.pointer(u8) = phys_to_host(vm, gpa, cython.address(left))
+    slot_out[0] = cython.cast(u64, host)
+    if host == cython.NULL or left < 8:
+        slot_out[0] = 0
+        return ~cython.cast(u64, 0) if wide else cython.cast(u64, 0xFFFFFFFF)
+    if wide:
+        return cython.cast(cython.pointer(u64), host)[0]
+    return cython.cast(cython.pointer(u32), host)[0]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _set_bits(host: u64, entry: u64, bits: u64, wide: u32) -> cython.void:
+    """Accessed and dirty bits; atomic, because other CPUs may write the entry."""
+    if (entry & bits) == bits or host == 0:
+        return
+    if wide:
+        __sync_fetch_and_or(cython.cast(cython.pointer(u64), host), bits)
+    else:
+        __sync_fetch_and_or_4(cython.cast(cython.pointer(u32), host), cython.cast(u32, bits))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _walk(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
+) -> cython.int:
+    """0 and `out`, or ST_FAULT with cpu.fault_* set."""
+    level: cython.int
+    shift: cython.int
+    wide: u32 = 1
+    entry: u64 = 0
+    table: u64
+    host: u64 = 0
+    span: u64
+    reserved: u64
+    allowed: u64 = 6  # R/W and U/S survive only if every level grants them
+    no_exec: u64 = 0
+    size_bit: u64
+    if not (cpu.cr0 & CR0_PG):
+        out.gpa = cython.cast(u32, va)
+        out.writable = 1
+        out.global_page = 0
+        return 0
+    reserved = (~cpu.phys_mask) & cython.cast(u64, 0x000FFFFFFFFFFFFF)
+    if not (cpu.efer & EFER_NXE):
+        reserved |= PTE_NX
+    if cpu.efer & EFER_LMA:
+        if cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va:
+            cpu.fault_vector = EXC_GP
+            cpu.fault_error = 0
+            return ST_FAULT
+        level = 4
+        table = cpu.cr3 & PTE_ADDR
+    elif cpu.cr4 & CR4_PAE:
+        va = cython.cast(u32, va)
+        level = 3
+        table = cpu.cr3 & cython.cast(u64, 0xFFFFFFE0)
+    else:
+        va = cython.cast(u32, va)
+        level = 2
+        wide = 0
+        table = cpu.cr3 & cython.cast(u64, 0xFFFFF000)
+        reserved = 0
+    while True:
+        if wide:
+            shift = 12 + 9 * (level - 1)
+            if level == 3 and not (cpu.efer & EFER_LMA):
+                entry = _entry(cpu.vm, table + ((va >> 30) & 3) * 8, 1, cython.address(host))
+            else:
+                entry = _entry(cpu.vm, table + ((va >> shift) & 511) * 8, 1, cython.address(host))
+        else:
+            shift = 12 + 10 * (level - 1)
+            entry = _entry(cpu.vm, table + ((va >> shift) & 1023) * 4, 0, cython.address(host))
+        if not (entry & 1):
+            return _page_fault(cpu, va, access, idx, 0)
+        if entry & reserved:
+            return _page_fault(cpu, va, access, idx, 9)
+        if level == 3 and wide and not (cpu.efer & EFER_LMA):
+            if entry & cython.cast(u64, 0x1E6):  # PAE PDPTEs have no rights of their own
+                return _page_fault(cpu, va, access, idx, 9)
+            table = entry & PTE_ADDR
+            level = 2
+            continue
+        allowed &= entry
+        no_exec |= entry & PTE_NX
+        size_bit = entry & 0x80
+        if level == 1:
+            break
+        if size_bit:
+            if level == 4:
+                return _page_fault(cpu, va, access, idx, 9)
+            if wide or (cpu.cr4 & CR4_PSE):
+                break
+        _set_bits(host, entry, 0x20, wide)
+        table = entry & (PTE_ADDR if wide else cython.cast(u64, 0xFFFFF000))
+        level -= 1
+    span = cython.cast(u64, 1) << shift
+    if level > 1 and wide and (entry & (span - 1) & cython.cast(u64, 0x3FFFE000)):
+        return _page_fault(cpu, va, access, idx, 9)
+    if _denied(cpu, access, idx, allowed, no_exec):
+        return _page_fault(cpu, va, access, idx, 1)
+    _set_bits(host, entry, 0x60 if access == ACCESS_WRITE else 0x20, wide)
+    if not wide and level == 2:  # PSE-36: bits 13-20 are address bits 32-39
+        out.gpa = (entry & cython.cast(u64, 0xFFC00000)) | ((entry & 0x1FE000) << 19)
+    else:
+        out.gpa = entry & PTE_ADDR & ~(span - 1)
+    out.gpa |= va & (span - 1)
+    out.global_page = 1 if (entry & 0x100) and (cpu.cr4 & 0x80) else 0
+    out.writable = (
+        1
+        if access == ACCESS_WRITE
+        or ((entry & 0x40) and not _denied(cpu, ACCESS_WRITE, idx, allowed, no_exec))
+        else 0
+    )
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _denied(
+    cpu: cython.pointer(Cpu), access: u32, idx: u32, allowed: u64, no_exec: u64
+) -> cython.int:
+    """SDM, "Determination of Access Rights"."""
+    if idx == MMU_USER:
+        if not (allowed & 4):
+            return 1
+        if access == ACCESS_WRITE and not (allowed & 2):
+            return 1
+    else:
+        if access != ACCESS_EXEC:
+            if (allowed & 4) and idx == MMU_SUPERVISOR and (cpu.cr4 & CR4_SMAP):
+                return 1
+            if access == ACCESS_WRITE and not (allowed & 2) and (cpu.cr0 & CR0_WP):
+                return 1
+        elif (allowed & 4) and (cpu.cr4 & CR4_SMEP):
+            return 1
+    return 1 if access == ACCESS_EXEC and no_exec and (cpu.efer & EFER_NXE) else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def translate(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, gpa: cython.pointer(u64)
+) -> cython.int:
+    """Guest-physical address of linear `va` for this access. 0 or ST_FAULT."""
+    walk: Walk
+    status: cython.int = _walk(cpu, va, access, idx, cython.address(walk))
+    gpa[0] = walk.gpa
+    return status
+
+
+# ---- the TLBs ----------------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
+    """Forget all translations, or all but those of global pages."""
+    idx: cython.uint
+    n: cython.uint
+    entry: cython.pointer(TlbEntry)
+    code: cython.pointer(ItlbEntry)
+    for idx in range(MMU_COUNT):
+        entry = cpu.tlbs[idx]
+        if keep_global and idx != MMU_USER:
+            for n in range(TLB_SIZE):
+                if not (entry[n].gpa & 1):
+                    entry[n] = cpu.tlb_blank[n]
+        else:
+            memcpy(entry, cpu.tlb_blank, TLB_SIZE * cython.sizeof(TlbEntry))
+    for idx in range(2):
+        code = cpu.itlbs[idx]
+        for n in range(TLB_SIZE):
+            if not (keep_global and (code[n].gpa & 1)):
+                code[n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+    """Forget one page's translations, global or not."""
+    idx: cython.uint
+    n: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1))
+    for idx in range(MMU_COUNT):
+        cpu.tlbs[idx][n] = cpu.tlb_blank[n]
+    for idx in range(2):
+        cpu.itlbs[idx][n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _fill(
+    cpu: cython.pointer(Cpu),
+    va: u64,
+    idx: u32,
+    walk: cython.pointer(Walk),
+    slot: cython.pointer(Slot),
+) -> cython.void:
+    """Enter a page into the data TLB, unless a data breakpoint lies in it."""
+    page: u64 = va & PAGE_MASK
+    number: u64 = (walk.gpa - slot.gpa) >> 12
+    entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
+    if (cpu.dr[7] & 0xFF) and _break_page(cpu, page):
+        return
+    entry.rtag = page
+    entry.host = slot.host + (number << 12)
+    entry.gpa = (walk.gpa & PAGE_MASK) | walk.global_page
+    if walk.writable and not slot.readonly and not slot.code_pages[number]:
+        entry.wtag = page
+    else:
+        entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _break_page(cpu: cython.pointer(Cpu), page: u64) -> cython.int:
+    """Is a data breakpoint (SDM, "Debug Registers") enabled in or next to this page?"""
+    i: cython.uint
+    for i in range(4):
+        if (cpu.dr[7] >> (2 * i)) & 3 and (cpu.dr[7] >> (16 + 4 * i)) & 3:
+            if ((cpu.dr[i] & PAGE_MASK) - page + PAGE) <= 2 * PAGE:
+                return 1
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def fetch(
+    cpu: cython.pointer(Cpu), va: u64, host: cython.pointer(u64), gpa: cython.pointer(u64)
+) -> cython.int:
+    """Find the code byte at linear `va` and enter its page into the code TLB."""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    user: cython.uint = 1 if cpu.cpl == 3 else 0
+    entry: cython.pointer(ItlbEntry) = cython.address(cpu.itlbs[user][(va >> 12) & (TLB_SIZE - 1)])
+    if entry.tag != (va & PAGE_MASK):
+        if _walk(cpu, va, ACCESS_EXEC, MMU_USER if user else MMU_SUPERVISOR, cython.address(walk)):
+            return ST_FAULT
+        slot = find_slot(cpu.vm, walk.gpa)
+        if slot == cython.NULL:
+            _internal(cpu, b"instruction fetch outside RAM", walk.gpa)
+            return ST_EXIT
+        entry.tag = va & PAGE_MASK
+        entry.host = slot.host + ((walk.gpa - slot.gpa) & PAGE_MASK)
+        entry.gpa = (walk.gpa & PAGE_MASK) | walk.global_page
+    host[0] = entry.host + (va & 0xFFF)
+    gpa[0] = (entry.gpa & PAGE_MASK) | (va & 0xFFF)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _internal(
+    cpu: cython.pointer(Cpu), reason: cython.pointer(cython.const[cython.char]), gpa: u64
+) -> cython.void:
+    """EXIT_INTERNAL: the text in exit_data, an address in exit_gpa."""
+    i: cython.uint
+    memset(cython.address(cpu.exit_data[0]), 0, 64)
+    for i in range(63):
+        if reason[i] == 0:
+            break
+        cpu.exit_data[i] = cython.cast(u8, reason[i])
+    cpu.exit_reason = EXIT_INTERNAL
+    cpu.exit_gpa = gpa
+
+
+# ---- loads and stores that missed --------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _mmio_load(
+    cpu: cython.pointer(Cpu), gpa: u64, size: u32, out: cython.pointer(u8)
+) -> cython.int:
+    """A read outside RAM in pieces of at most 8 bytes: from the APIC, answered, or an exit."""
+    i: cython.uint
+    piece: u32
+    value: u32
+    found: cython.int
+    while size:
+        piece = 8 if size > 8 else size
+        if (gpa & PAGE_MASK) == (cpu.apic_base & PAGE_MASK) and (cpu.apic_base & 0xC00) == 0x800:
+            value = _apic_read(cpu, cython.cast(u32, gpa & 0xFF0))
+            memset(out, 0, piece)
+            memcpy(
+                out,
+                cython.cast(cython.pointer(u8), cython.address(value)),
+                4 if piece > 4 else piece,
+            )
+        else:
+            found = 0
+            for i in range(cpu.mmio_n):
+                if cpu.mmio_done[i].gpa == gpa and cpu.mmio_done[i].size == piece:
+                    memcpy(out, cython.address(cpu.mmio_done[i].value), piece)
+                    found = 1
+                    break
+            if not found:
+                cpu.exit_reason = EXIT_MMIO_READ
+                cpu.exit_gpa = gpa
+                cpu.exit_size = piece
+                return ST_EXIT
+        gpa += piece
+        out += piece
+        size -= piece
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _mmio_store(
+    cpu: cython.pointer(Cpu), gpa: u64, size: u32, data: cython.pointer(u8)
+) -> cython.int:
+    """A store outside RAM (or to read-only memory): the APIC takes it, or it is an exit."""
+    value: u32 = 0
+    if (gpa & PAGE_MASK) == (cpu.apic_base & PAGE_MASK) and (cpu.apic_base & 0xC00) == 0x800:
+        memcpy(
+            cython.cast(cython.pointer(u8), cython.address(value)), data, 4 if size > 4 else size
+        )
+        _apic_write(cpu, cython.cast(u32, gpa & 0xFF0), value)
+        return ST_BREAK
+    if cpu.exit_reason == EXIT_MMIO_WRITE and cpu.exit_gpa + cpu.exit_size == gpa:
+        memcpy(cython.address(cpu.exit_data[cpu.exit_size]), data, size)
+        cpu.exit_size += size
+        return ST_BREAK
+    if cpu.exit_reason:
+        _internal(cpu, b"one store to two memory-mapped regions", gpa)
+        return ST_BREAK
+    cpu.exit_reason = EXIT_MMIO_WRITE
+    cpu.exit_gpa = gpa
+    cpu.exit_size = size
+    memcpy(cython.address(cpu.exit_data[0]), data, size)
+    return ST_BREAK
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _load_page(
+    cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.pointer(u8), idx: u32
+) -> cython.int:
+    """A load that stays within one page."""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
+    if va - entry.rtag <= 4096 - size:
+        memcpy(out, cython.cast(cython.pointer(u8), entry.host + (va - entry.rtag)), size)
+        return 0
+    if _walk(cpu, va, ACCESS_READ, idx, cython.address(walk)):
+        return ST_FAULT
+    if cpu.dr[7] & 0xFF:
+        cpu.pending_db |= _data_break(cpu, va, size, 0)
+    slot = find_slot(cpu.vm, walk.gpa)
+    if slot == cython.NULL:
+        return _mmio_load(cpu, walk.gpa, size, out)
+    _fill(cpu, va, idx, cython.address(walk), slot)
+    memcpy(out, cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), size)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def load_slow(
+    cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void, idx: u32
+) -> cython.int:
+    """Any load, also across a page boundary. 0, ST_FAULT, or ST_EXIT (MMIO: restart)."""
+    status: cython.int
+    first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    target: cython.pointer(u8) = cython.cast(cython.pointer(u8), out)
+    if first >= size:
+        return _load_page(cpu, va, size, target, idx)
+    status = _load_page(cpu, va, first, target, idx)
+    if status:
+        return status
+    return _load_page(cpu, _next_page(cpu, va), size - first, target + first, idx)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _next_page(cpu: cython.pointer(Cpu), va: u64) -> u64:
+    """The page behind `va`; below 64-bit mode linear addresses wrap at 4 GiB."""
+    va = (va & PAGE_MASK) + PAGE
+    return va if cpu.efer & EFER_LMA else cython.cast(u64, cython.cast(u32, va))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _store_page(
+    cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.pointer(u8), idx: u32
+) -> cython.int:
+    """A store that stays within one page."""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
+    if va - entry.wtag <= 4096 - size:
+        memcpy(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), data, size)
+        return 0
+    if _walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
+        return ST_FAULT
+    if cpu.dr[7] & 0xFF:
+        cpu.pending_db |= _data_break(cpu, va, size, 1)
+    slot = find_slot(cpu.vm, walk.gpa)
+    if slot == cython.NULL or slot.readonly:
+        return _mmio_store(cpu, walk.gpa, size, data)
+    memcpy(cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), data, size)
+    if slot.code_pages[(walk.gpa - slot.gpa) >> 12]:
+        if code_written(cpu.vm, walk.gpa, size):
+            return ST_BREAK
+        return 0
+    _fill(cpu, va, idx, cython.address(walk), slot)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def store_slow(
+    cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.p_void, idx: u32
+) -> cython.int:
+    """Any store; both pages are checked before either is written. 0, ST_FAULT or ST_BREAK."""
+    status: cython.int
+    first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    source: cython.pointer(u8) = cython.cast(cython.pointer(u8), data)
+    if first >= size:
+        return _store_page(cpu, va, size, source, idx)
+    if probe_write(cpu, va, size, idx):
+        return ST_FAULT
+    status = _store_page(cpu, va, first, source, idx)
+    return status | _store_page(cpu, _next_page(cpu, va), size - first, source + first, idx)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def probe_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+    """Would a store to [va, va+size) fault? Nothing is written (accessed and dirty bits are)."""
+    walk: Walk
+    last: u64 = va + size - 1
+    if not (cpu.efer & EFER_LMA):
+        last = cython.cast(u32, last)
+    if _walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
+        return ST_FAULT
+    if (va & PAGE_MASK) != (last & PAGE_MASK):
+        if _walk(cpu, last & PAGE_MASK, ACCESS_WRITE, idx, cython.address(walk)):
+            return ST_FAULT
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def load_system(cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void) -> cython.int:
+    """A descriptor table, TSS or gate: a supervisor access whatever the CPL (SDM, "Paging":
+    implicit supervisor-mode accesses; RFLAGS.AC does not relax SMAP for them)."""
+    return load_slow(cpu, va, size, out, MMU_SUPERVISOR)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def store_system(cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.p_void) -> cython.int:
+    """The same for a store (accessed bits, TSS state, pushed frames of an inner level)."""
+    status: cython.int = store_slow(cpu, va, size, data, MMU_SUPERVISOR)
+    return 0 if status == ST_BREAK else status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def check_segment(
+    cpu: cython.pointer(Cpu), seg: u32, offset: u64, size: u32, write: u32
+) -> cython.int:
+    """SDM, "Limit Checking" and "Type Checking" for a data access outside 64-bit mode."""
+    last: u64 = offset + size - 1
+    top: u64
+    attr: u32 = cpu.segs[seg].attr
+    bad: cython.int = 0
+    if not cpu.segs[seg].usable:
+        bad = 1
+    elif (attr & 0x0C) == 0x04:  # expand-down data: valid offsets lie above the limit
+        top = cython.cast(u64, 0xFFFFFFFF) if attr & 0x400 else cython.cast(u64, 0xFFFF)
+        bad = offset <= cpu.segs[seg].limit or last > top
+    else:
+        bad = last > cpu.segs[seg].limit
+    if not bad and not (cpu.mode & (MODE_REAL | MODE_VM86)):
+        if write:
+            bad = (attr & 0x0A) != 0x02  # code, or data that is not writable
+        else:
+            bad = (attr & 0x0A) == 0x08  # execute-only code
+    if not bad:
+        return 0
+    cpu.fault_vector = EXC_SS if seg == SEG_SS else EXC_GP
+    cpu.fault_error = 0
+    return ST_FAULT
