@@ -1,0 +1,156 @@
+# Architectural bits of control registers and descriptors, and the small inlined helpers that
+# every privileged instruction uses.
+from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.access cimport *
+
+cdef enum:                   # SDM, "Control Registers"
+    CR0_PE = 1
+    CR0_MP = 2
+    CR0_EM = 4
+    CR0_TS = 8
+    CR0_ET = 0x10
+    CR0_NE = 0x20
+    CR0_WP = 0x10000
+    CR0_AM = 0x40000
+    CR0_NW = 0x20000000
+    CR0_CD = 0x40000000
+    CR0_PG = 0x80000000
+    CR4_VME = 1
+    CR4_PVI = 2
+    CR4_TSD = 4
+    CR4_DE = 8
+    CR4_PSE = 0x10
+    CR4_PAE = 0x20
+    CR4_PGE = 0x80
+    CR4_PCE = 0x100
+    CR4_OSFXSR = 0x200
+    CR4_UMIP = 0x800
+    CR4_FSGSBASE = 0x10000
+    CR4_PCIDE = 0x20000
+    CR4_OSXSAVE = 0x40000
+    CR4_SMEP = 0x100000
+    CR4_SMAP = 0x200000
+    EFER_SCE = 1
+    EFER_LME = 0x100
+    EFER_LMA = 0x400
+    EFER_NXE = 0x800
+
+cdef enum:                   # Seg.attr
+    ATTR_ACCESSED = 1
+    ATTR_WRITE = 2           # data: writable; code: readable
+    ATTR_CONFORM = 4         # code: conforming; data: expand-down
+    ATTR_CODE = 8
+    ATTR_TYPE = 0xF
+    ATTR_S = 0x10
+    ATTR_P = 0x80
+    ATTR_L = 0x200
+    ATTR_DB = 0x400
+    ATTR_G = 0x800
+
+cdef enum:                   # system descriptor types (SDM, "System Descriptor Types")
+    TYPE_TSS16 = 1
+    TYPE_LDT = 2
+    TYPE_TSS16_BUSY = 3
+    TYPE_CALL16 = 4
+    TYPE_TASK = 5
+    TYPE_INT16 = 6
+    TYPE_TRAP16 = 7
+    TYPE_TSS32 = 9
+    TYPE_TSS32_BUSY = 11
+    TYPE_CALL32 = 12
+    TYPE_INT32 = 14
+    TYPE_TRAP32 = 15
+
+
+cdef inline int set_fault(Cpu* cpu, u32 vector, u32 error) noexcept nogil:
+    """Name the exception; whoever started the instruction says where (fault(), leave())."""
+    cpu.fault_vector = vector
+    cpu.fault_error = error
+    return ST_FAULT
+
+
+cdef inline u64 size_mask(u32 size) noexcept nogil:
+    """All ones in `size` (1, 2, 4, 8) bytes."""
+    return (<u64> 0xFFFFFFFFFFFFFFFF) >> (64 - 8 * size)
+
+
+cdef inline bint canonical(u64 va) noexcept nogil:
+    """SDM, "Canonical Addressing", with 48-bit linear addresses."""
+    return (<u64> ((<i64> (va << 16)) >> 16)) == va
+
+
+cdef inline bint in_code64(Cpu* cpu) noexcept nogil:
+    return (cpu.mode & MODE_CODE_MASK) == MODE_CODE64
+
+
+cdef inline bint in_long(Cpu* cpu) noexcept nogil:
+    """IA-32e mode: 64-bit or compatibility."""
+    return (cpu.efer & EFER_LMA) != 0
+
+
+cdef inline bint no_selectors(Cpu* cpu) noexcept nogil:
+    """Real-address or virtual-8086 mode: segment registers hold paragraphs."""
+    return (cpu.mode & (MODE_REAL | MODE_VM86)) != 0
+
+
+cdef inline u32 iopl(Cpu* cpu) noexcept nogil:
+    return (cpu.sysflags >> 12) & 3
+
+
+cdef inline u32 dpl_of(u32 attr) noexcept nogil:
+    return (attr >> 5) & 3
+
+
+cdef inline bint interrupts_on(Cpu* cpu) noexcept nogil:
+    return (cpu.sysflags & FLAG_IF) != 0
+
+
+cdef inline void write_reg(Cpu* cpu, u32 number, u32 size, u64 value) noexcept nogil:
+    """A general register by operand size 2, 4 or 8: 32-bit results clear the upper half."""
+    if size == 8:
+        cpu.regs[number] = value
+    elif size == 4:
+        cpu.regs[number] = <u32> value
+    else:
+        cpu.regs[number] = (cpu.regs[number] & ~<u64> 0xFFFF) | <u16> value
+
+
+cdef inline void set_zf(Cpu* cpu, bint on) noexcept nogil:
+    if on:
+        cpu.fl |= FL_ZF
+    else:
+        cpu.fl &= ~<u32> FL_ZF
+
+
+cdef inline int check_operand(Cpu* cpu, Op* op, u32 size, u32 write) noexcept nogil:
+    """Segment limit and rights of the memory operand, where segments count."""
+    if op.flags & OPF_LEGACY:
+        return check_segment(cpu, op.seg, offset_of(cpu, op), size, write)
+    return 0
+
+
+cdef inline int load_operand(Cpu* cpu, Op* op, u32 size, void* out) noexcept nogil:
+    cdef int status = check_operand(cpu, op, size, 0)
+    if status:
+        return status
+    return load(cpu, linear(cpu, op), size, out)
+
+
+cdef inline int store_operand(Cpu* cpu, Op* op, u32 size, void* data) noexcept nogil:
+    """0 when stored (end with leave_after), else ST_FAULT or ST_EXIT (end with leave)."""
+    cdef int status = check_operand(cpu, op, size, 1)
+    if status:
+        return status
+    status = store(cpu, linear(cpu, op), size, data)
+    return 0 if status == ST_BREAK else status
+
+
+cdef inline int read_rm(Cpu* cpu, Op* op, u32 size, u64* out) noexcept nogil:
+    """The r/m operand (register or memory), zero-extended from `size` bytes."""
+    out[0] = 0
+    if op.mod_mem:
+        return load_operand(cpu, op, size, out)
+    out[0] = cpu.regs[op.rm] & size_mask(size)
+    return 0
+
+

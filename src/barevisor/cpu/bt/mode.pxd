@@ -1,0 +1,6 @@
+from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.arch cimport *
+
+cdef void update_mode(Cpu* cpu) noexcept nogil
+cdef u32 code_mode(Cpu* cpu) noexcept nogil
+cdef u32 feature_mode(Cpu* cpu) noexcept nogil
