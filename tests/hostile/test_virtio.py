@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from barevisor.devices.virtio.console import Console
 from barevisor.devices.virtio.device import VirtioDevice
+from barevisor.devices.virtio.fs import Fs
 from barevisor.devices.virtio.queue import DESC
 from barevisor.devices.virtio.rng import Rng
 from barevisor.testing.driver import ECAM, FakeDriver
@@ -22,6 +23,7 @@ from barevisor.testing.driver import ECAM, FakeDriver
 DEVICES: list[tuple[str, Callable[[], VirtioDevice]]] = [
     ("rng", Rng),
     ("console", lambda: Console(["a", "b"])),
+    ("fs", lambda: Fs("tag", "/usr/share")),
 ]
 EACH = pytest.mark.parametrize(("name", "make"), DEVICES, ids=[row[0] for row in DEVICES])
 
