@@ -21,6 +21,7 @@ ctypedef int (*handler_t)(Cpu* cpu, Op* op) noexcept nogil
 # A thunk for an instruction with a memory operand: `host` is where the operand lies (in guest
 # RAM, or in cpu.bounce). Like a handler it ends with a tail call to op[1].handler.
 ctypedef int (*thunk_t)(Cpu* cpu, Op* op, u8* host) noexcept nogil
+ctypedef void (*eoi_t)(Vm* vm, u32 vector) noexcept nogil
 
 cdef enum:
     TLB_BITS = 10
@@ -283,6 +284,43 @@ cdef enum:
     HASH_SIZE = 32768
     MAX_CPUS = 64
 
+cdef struct Apic:            # the local APIC; registers by the names of the SDM
+    u32 irr[8]               # set by any thread, with atomics
+    u32 isr[8]
+    u32 tmr[8]
+    u32 lvt[7]               # LVT_*: CMCI (absent), timer, thermal, performance, LINT0, LINT1, error
+    u32 id
+    u32 tpr
+    u32 ldr                  # xAPIC; in x2APIC mode it follows from the ID
+    u32 dfr
+    u32 svr
+    u32 esr
+    u32 esr_pending          # latched until the guest writes ESR
+    u32 icr_low
+    u32 icr_high             # xAPIC: destination in bits 24-31; x2APIC: all 32
+    u32 tmict
+    u32 tdcr
+    u32 pv_eoi_armed         # the flag in guest memory is set for the interrupt in service
+    u64 period               # of the timer in host TSC ticks; 0 unless periodic and running
+    u64 tsc_deadline         # what the guest wrote, while armed; else 0
+
+cdef struct Pic:             # one 8259A
+    u32 irr
+    u32 isr
+    u32 imr
+    u32 lines                # input levels
+    u32 elcr                 # 1: level-triggered
+    u32 base                 # ICW2
+    u32 init_state           # 0 ready, else which ICW comes next
+    u32 init4                # ICW1.IC4
+    u32 auto_eoi
+    u32 rotate_on_aeoi
+    u32 lowest               # IRQ with the lowest priority (7 after reset)
+    u32 read_isr
+    u32 poll
+    u32 special_mask
+    u32 special_nested
+
 cdef struct Vm:
     Slot slots[32]
     u32 nslots
@@ -301,6 +339,10 @@ cdef struct Vm:
     u64 clock_base_ns        # CLOCK_MONOTONIC at VM creation: kvm-clock's zero
     u32 pic_output           # INTR line of the 8259 pair (LINT0, ExtINT)
     u32 stop
+    u32 pic_lock
+    Pic pics[2]              # master, slave
+    void* owner              # the BtVm (borrowed)
+    eoi_t on_eoi             # EOI of a level-triggered vector: takes the GIL, tells the IOAPIC
 
 cdef struct Cpu:
     u64 regs[18]             # offset 0, encoding order; then [REG_NONE] = 0 and [REG_RIP] = offset

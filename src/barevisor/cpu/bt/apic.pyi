@@ -1,0 +1,1 @@
+"""C functions only (apic.pxd): for the engine's other modules."""

@@ -1,0 +1,1 @@
+"""C functions only (pic.pxd): for the engine's other modules."""
