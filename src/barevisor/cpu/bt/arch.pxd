@@ -145,6 +145,11 @@ cdef inline int store_operand(Cpu* cpu, Op* op, u32 size, void* data) noexcept n
     return 0 if status == ST_BREAK else status
 
 
+cdef inline bint tlb_writable(Cpu* cpu, u32 idx, u64 va, u32 size) noexcept nogil:
+    """Does the TLB know that a store at `va` by mmu index `idx` cannot fault?"""
+    return va - cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)].wtag <= 4096 - size
+
+
 cdef inline int read_rm(Cpu* cpu, Op* op, u32 size, u64* out) noexcept nogil:
     """The r/m operand (register or memory), zero-extended from `size` bytes."""
     out[0] = 0

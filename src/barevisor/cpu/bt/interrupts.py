@@ -239,7 +239,7 @@ def deliver_long(cpu, vector, error, kind):
 
 
 def store_frame(cpu, sp, frame, size, cpl):
-    """Store the frame below sp[0] at the handler's privilege, and lower sp[0]."""
+    """Store the frame, in one piece, below sp[0] at the handler's privilege, and lower sp[0]."""
     idx: u32 = cpu.mmu_idx
     status: cython.int
     if cpl != cpu.cpl:
@@ -247,9 +247,6 @@ def store_frame(cpu, sp, frame, size, cpl):
     sp[0] -= size
     if not canonical(sp[0]):
         return set_fault(cpu, EXC_SS, 0)
-    status = probe_write(cpu, sp[0], size, idx)
-    if status:
-        return status
     status = store_slow(cpu, sp[0], size, frame, idx)
     return 0 if status == ST_BREAK else status
 

@@ -53,7 +53,8 @@ def stack_address(cpu, s, sp, size, va):
 
 
 def stack_push(cpu, s, items, n, width):
-    """Push items[0..n) of `width` bytes each; all slots are checked before the first store."""
+    """Push items[0..n) of `width` bytes each; all slots are checked before the first store
+    (a single store checks itself)."""
     sp: u64 = s.sp
     va: u64 = 0
     i: u32
@@ -62,7 +63,7 @@ def stack_push(cpu, s, items, n, width):
     for _i in range(n):
         sp = (sp - width) & s.mask
         status = stack_address(cpu, s, sp, width, address(va))
-        if status == 0:
+        if status == 0 and n > 1 and not tlb_writable(cpu, s.idx, va, width):
             status = probe_write(cpu, va, width, s.idx)
         if status:
             return status

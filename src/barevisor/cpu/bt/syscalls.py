@@ -1,0 +1,131 @@
+"""SYSCALL, SYSRET, SYSENTER, SYSEXIT, and hypercalls."""
+
+import cython
+from cython import cast
+
+
+def is_intel(cpu):
+    """Which vendor's rules hold where they differ: by the announced name."""
+    i: u32
+    for i in range(cpu.ncpuid):
+        if cpu.cpuid[i].leaf == 0:
+            return cpu.cpuid[i].ebx == 0x756E6547  # "Genu"
+    return True
+
+
+def flat_segment(cpu, seg, selector, attr):
+    """A segment register as these instructions load it: flat, without reading a descriptor."""
+    cpu.segs[seg].selector = selector
+    cpu.segs[seg].base = 0
+    cpu.segs[seg].limit = cast(u32, 0xFFFFFFFF)
+    cpu.segs[seg].attr = attr
+    cpu.segs[seg].usable = 1
+
+
+def enter_flat(cpu, selector, cpl, long_code):
+    """CS from `selector`, SS from the next descriptor, at `cpl`."""
+    flat_segment(cpu, SEG_CS, selector | cpl, (0xA9B if long_code else 0xC9B) | (cpl << 5))
+    flat_segment(cpu, SEG_SS, (selector + 8) | cpl, 0xC93 | (cpl << 5))
+    cpu.cpl = cpl
+    update_mode(cpu)
+
+
+def h_syscall(cpu, op):
+    """SDM, SYSCALL: 64-bit mode only on Intel; on AMD also from compatibility mode, by CSTAR."""
+    flags: u64 = get_rflags(cpu)
+    if not in_long(cpu) or not cpu.efer & EFER_SCE:
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    if not in_code64(cpu) and is_intel(cpu):
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    cpu.regs[1] = next_ip(cpu, op)
+    cpu.regs[11] = flags & ~cast(u64, FLAG_RF)
+    cpu.rip = cpu.lstar if in_code64(cpu) else cpu.cstar
+    set_rflags(cpu, flags & ~(cpu.sfmask | FLAG_RF))
+    enter_flat(cpu, cast(u32, cpu.star >> 32) & 0xFFFC, 0, True)
+    return ST_NEXT
+
+
+def h_sysret(cpu, op):
+    """SDM, SYSRET."""
+    selector: u32 = cast(u32, cpu.star >> 48) & 0xFFFC
+    if not in_code64(cpu) or not cpu.efer & EFER_SCE:
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    if cpu.cpl != 0:
+        return fault(cpu, op, EXC_GP, 0)
+    if op.osize == 8:
+        if not canonical(cpu.regs[1]):
+            return fault(cpu, op, EXC_GP, 0)
+        cpu.rip = cpu.regs[1]
+        enter_sysret(cpu, selector + 16, selector + 8, True)
+    else:
+        cpu.rip = cast(u32, cpu.regs[1])
+        enter_sysret(cpu, selector, selector + 8, False)
+    set_rflags(cpu, cpu.regs[11] & 0x3C7FD7)
+    update_mode(cpu)
+    return ST_NEXT
+
+
+def enter_sysret(cpu, code, stack, long_code):
+    flat_segment(cpu, SEG_CS, code | 3, 0xAFB if long_code else 0xCFB)
+    flat_segment(cpu, SEG_SS, stack | 3, 0xCF3)
+    cpu.cpl = 3
+
+
+def h_sysenter(cpu, op):
+    """SDM, SYSENTER."""
+    selector: u32 = cast(u32, cpu.sysenter_cs) & 0xFFFC
+    if not cpu.cr0 & CR0_PE or not selector:
+        return fault(cpu, op, EXC_GP, 0)
+    if in_long(cpu) and not is_intel(cpu):
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    cpu.sysflags &= ~cast(u32, FLAG_VM | FLAG_IF | FLAG_RF)
+    cpu.regs[4] = cpu.sysenter_esp if in_long(cpu) else cast(u32, cpu.sysenter_esp)
+    cpu.rip = cpu.sysenter_eip if in_long(cpu) else cast(u32, cpu.sysenter_eip)
+    enter_flat(cpu, selector, 0, in_long(cpu))
+    return ST_NEXT
+
+
+def h_sysexit(cpu, op):
+    """SDM, SYSEXIT."""
+    selector: u32 = cast(u32, cpu.sysenter_cs) & 0xFFFC
+    if not cpu.cr0 & CR0_PE or not selector or cpu.cpl != 0:
+        return fault(cpu, op, EXC_GP, 0)
+    if in_long(cpu) and not is_intel(cpu):
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    if op.osize == 8:
+        if not canonical(cpu.regs[1]) or not canonical(cpu.regs[2]):
+            return fault(cpu, op, EXC_GP, 0)
+        cpu.rip = cpu.regs[2]
+        cpu.regs[4] = cpu.regs[1]
+        enter_flat(cpu, selector + 32, 3, True)
+    else:
+        cpu.rip = cast(u32, cpu.regs[2])
+        cpu.regs[4] = cast(u32, cpu.regs[1])
+        enter_flat(cpu, selector + 16, 3, False)
+    return ST_NEXT
+
+
+def h_vmcall(cpu, op):
+    """KVM hypercalls (Linux Documentation/virt/kvm/x86/hypercalls.rst): none is announced, so
+    each answers -KVM_ENOSYS (-KVM_EPERM from user mode) in the caller's width."""
+    answer: u64 = 0 - cast(u64, 1000)
+    if cpu.cpl != 0:
+        answer = 0 - cast(u64, 1)
+    write_reg(cpu, 0, 8 if in_code64(cpu) else 4, answer)
+    return finish(cpu, op)
+
+
+def h_vmmcall(cpu, op):
+    return h_vmcall(cpu, op)
+
+
+def handlers() -> dict[str, int]:
+    """Handler addresses by the names of the instruction table."""
+    return {
+        "syscall": cast(cython.size_t, cast(handler_t, h_syscall)),
+        "sysret": cast(cython.size_t, cast(handler_t, h_sysret)),
+        "sysenter": cast(cython.size_t, cast(handler_t, h_sysenter)),
+        "sysexit": cast(cython.size_t, cast(handler_t, h_sysexit)),
+        "vmcall": cast(cython.size_t, cast(handler_t, h_vmcall)),
+        "vmmcall": cast(cython.size_t, cast(handler_t, h_vmmcall)),
+    }
