@@ -55,6 +55,8 @@ def recovers(driver: FakeDriver) -> None:
     driver.start()
     assert driver.status == 0x0F
     driver.close()
+    if isinstance(driver.device, Fs):
+        driver.device.close()
 
 
 @EACH

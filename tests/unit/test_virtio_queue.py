@@ -152,7 +152,41 @@ def test_a_stopped_queue_yields_nothing(rig: Rig) -> None:
     assert rig.queue.pop() is None
 
 
+def test_adjacent_descriptors_become_one_view(rig: Rig) -> None:
+    rig.ram.write(DATA, b"abcdef")
+    rig.descriptors(
+        (DATA, 2, NEXT, 1),
+        (DATA + 2, 4, NEXT, 2),
+        (DATA + 6, 10, NEXT | WRITE, 3),
+        (DATA + 16, 10, NEXT | WRITE, 4),
+        (DATA + 64, 1, WRITE, 0),
+    )
+    rig.offer(0)
+    chain = rig.queue.pop()
+    assert chain is not None
+    assert [bytes(view) for view in chain.readable] == [b"abcdef"]
+    assert chain.places == [(DATA + 6, 20), (DATA + 64, 1)]
+    assert (chain.size, chain.room) == (6, 21)
+
+
+def test_buffers_in_the_second_range(ram: GuestRam) -> None:
+    split = GuestRam([(0, 0x8000), (1 << 32, 0x1000)])
+    rig = Rig(split)
+    rig.descriptors((1 << 32, 3, NEXT, 1), ((1 << 32) + 0x800, 3, WRITE, 0))
+    split.write(1 << 32, b"far")
+    rig.offer(0)
+    chain = rig.queue.pop()
+    assert chain is not None
+    assert (chain.read(9), chain.write(b"yes")) == (b"far", 3)
+    rig.queue.push(chain, 3)
+    assert split.read((1 << 32) + 0x800, 3) == b"yes"
+    rig.queue.close()
+    del chain
+    split.close()
+
+
 HOSTILE = [
+    ("run across the end of RAM", [(RAM - 8, 8, NEXT, 1), (RAM, 8, 0, 0)], [0], "not guest RAM"),
     ("head past the table", [], [8], "descriptor 8"),
     ("loop onto itself", [(DATA, 1, NEXT, 0)], [0], "longer than its table"),
     ("loop of two", [(DATA, 1, NEXT, 1), (DATA, 1, NEXT, 0)], [0], "longer than its table"),
@@ -217,7 +251,7 @@ def test_a_total_of_4_gib_is_refused(rig: Rig) -> None:
     # One table of 1024 descriptors, each 4 MiB of the same memory, would sum up to 4 GiB.
     big = GuestRam([(0, 8 << 20)])
     other = Rig(big)
-    rows = [(1 << 20, 4 << 20, NEXT, i + 1) for i in range(1024)]
+    rows = [(1 << 20, 4 << 20, NEXT if i < 1023 else 0, i + 1) for i in range(1024)]
     other.descriptors(*rows, at=7 << 20)
     other.descriptors((7 << 20, 16 * 1024, INDIRECT, 0))
     other.offer(0)

@@ -26,10 +26,14 @@ MAX_BYTES = (1 << 32) - 1  # 2.7.5.2: a buffer has less than 2^32 bytes in total
 class Chain:
     """One buffer: views the device may read, then views it may fill, and its head's index."""
 
-    __slots__ = ("head", "places", "readable", "writable")
+    __slots__ = ("head", "places", "readable", "room", "size", "writable")
 
     def __init__(self, head: int) -> None:
         self.head = head
+        self.size = 0
+        """Bytes that the device may read."""
+        self.room = 0
+        """Bytes that the device may write."""
         self.readable: list[memoryview] = []
         self.writable: list[memoryview] = []
         self.places: list[tuple[int, int]] = []
@@ -54,11 +58,6 @@ class Chain:
             if at == len(data):
                 break
         return at
-
-    @property
-    def room(self) -> int:
-        """Bytes that the device may write."""
-        return sum(map(len, self.writable))
 
 
 class Queue:
@@ -98,12 +97,18 @@ class Queue:
         self._used_bytes = ram.writable(device, 6 + 8 * size)
         self._used = self._used_bytes.cast("H")
         self._used_gpa = device
+        # Nearly every buffer is in the first range; its views are sliced without a search.
+        low = ram.ranges[0]
+        self._low, self._low_size = low.gpa, low.size
+        self._low_view = ram.view(low.gpa, low.size)
+        self._low_writable = ram.writable(low.gpa, low.size)
         self._next_avail = self._next_used = self._signalled = 0
         self._barrier = threading.Lock()
 
     def close(self) -> None:
         """Let go of guest memory. Nothing may be called after it."""
-        for view in (self._desc, self._avail, self._used, self._used_bytes):
+        rings = (self._desc, self._avail, self._used, self._used_bytes)
+        for view in (*rings, self._low_view, self._low_writable):
             view.release()
 
     def _fence(self) -> None:
@@ -153,29 +158,49 @@ class Queue:
         self, chain: Chain, table: memoryview, count: int, index: int
     ) -> tuple[int, int] | None:
         """Follow one table's links; the place of an indirect table when one ends them."""
-        total = 0
+        start = length = kind = 0  # the run of adjacent descriptors so far: one view for all
         for _ in range(count):  # 2.7.5.2: no loops, so a table of `count` has at most that many
             if index >= count:
                 raise GuestError(f"queue {self.index}: descriptor {index} in a table of {count}")
-            addr, length, flags, following = DESC.unpack_from(table, index * 16)
+            addr, more, flags, following = DESC.unpack_from(table, index * 16)
             if flags & INDIRECT:
                 if flags & NEXT:
                     raise GuestError(f"queue {self.index}: indirect descriptor with a next")
-                return addr, length
-            total += length
-            if total > MAX_BYTES:
-                raise GuestError(f"queue {self.index}: a buffer of 4 GiB or more")
-            if flags & WRITE:
-                chain.writable.append(self._ram.writable(addr, length))
-                chain.places.append((addr, length))
-            elif chain.writable:  # 2.7.4.2
-                raise GuestError(f"queue {self.index}: readable descriptor after a writable one")
+                if length:
+                    self._take(chain, start, length, kind)
+                return addr, more
+            if length and addr == start + length and flags & WRITE == kind:
+                length += more
             else:
-                chain.readable.append(self._ram.view(addr, length))
+                if length:
+                    self._take(chain, start, length, kind)
+                start, length, kind = addr, more, flags & WRITE
             if not flags & NEXT:
+                if length:
+                    self._take(chain, start, length, kind)
                 return None
             index = following
         raise GuestError(f"queue {self.index}: chain longer than its table ({count})")
+
+    def _take(self, chain: Chain, start: int, length: int, kind: int) -> None:
+        """Add [start, start+length) to the chain. Raises GuestError unless all of it is RAM."""
+        at = start - self._low
+        known = start >= self._low and length <= self._low_size and at <= self._low_size - length
+        if kind:
+            chain.writable.append(
+                self._low_writable[at : at + length] if known else self._ram.writable(start, length)
+            )
+            chain.places.append((start, length))
+            chain.room += length
+        elif chain.writable:  # 2.7.4.2
+            raise GuestError(f"queue {self.index}: readable descriptor after a writable one")
+        else:
+            chain.readable.append(
+                self._low_view[at : at + length] if known else self._ram.view(start, length)
+            )
+            chain.size += length
+        if chain.size + chain.room > MAX_BYTES:
+            raise GuestError(f"queue {self.index}: a buffer of 4 GiB or more")
 
     def push(self, chain: Chain, written: int) -> None:
         """Give the buffer back with `written` bytes stored in its writable part."""

@@ -445,8 +445,8 @@ class HostTree:
 
 def _kind(row: os.DirEntry[str]) -> int:
     """Type bits, without a stat where the directory tells."""
-    if row.is_symlink():
-        return stat.S_IFLNK
+    if row.is_file(follow_symlinks=False):
+        return stat.S_IFREG
     if row.is_dir(follow_symlinks=False):
         return stat.S_IFDIR
-    return stat.S_IFREG if row.is_file(follow_symlinks=False) else 0
+    return stat.S_IFLNK if row.is_symlink() else 0

@@ -29,6 +29,9 @@ MAX_BODY = 256 << 10  # arguments other than WRITE's data; the longest is a BATC
 MAX_OFFSET = (1 << 63) - 1
 IOV_MAX = 1024
 SNAPSHOTS = 64
+IN_SIZE, OUT_SIZE = abi.IN_HEADER.size, abi.OUT_HEADER.size
+_UNPACK_IN, _PACK_OUT = abi.IN_HEADER.unpack, abi.OUT_HEADER.pack
+_WRITE = int(Op.WRITE)
 NO_NODE = bytes(abi.ENTRY_OUT.size)
 WANTED = (
     Init.ASYNC_READ
@@ -52,6 +55,10 @@ class Buffers(Protocol):
 
     readable: list[memoryview]
     writable: list[memoryview]
+    size: int
+    """Bytes in `readable`."""
+    room: int
+    """Bytes in `writable`."""
 
 
 @dataclass(slots=True)
@@ -112,32 +119,30 @@ class Server:
     def handle(self, chain: Buffers) -> int:
         """Serve one request; returns the bytes stored in its writable part. Raises GuestError
         when there is no request to answer."""
-        head = _copy(chain.readable, abi.IN_HEADER.size)
-        if len(head) < abi.IN_HEADER.size:
+        head = _copy(chain.readable, IN_SIZE)
+        if len(head) < IN_SIZE:
             raise GuestError(f"virtio-fs: a request of {len(head)} bytes")
-        length, opcode, unique, nodeid, uid, gid, _, _, _ = abi.IN_HEADER.unpack(head)
-        size = sum(map(len, chain.readable))
-        room = sum(map(len, chain.writable)) - abi.OUT_HEADER.size
-        row = self._operations.get(opcode)
+        length, opcode, unique, nodeid, uid, gid, _, _, _ = _UNPACK_IN(head)
+        row = self._operations.get(opcode, UNKNOWN)
+        room = chain.room - OUT_SIZE
         payload: Reply = b""
         error = 0
         try:
-            if row is None:
-                raise fail(errno.ENOSYS)
-            if length != size:
+            if length != chain.size:
                 raise fail(errno.EINVAL)
-            body, data = _split(chain.readable, row.fields.size if opcode == Op.WRITE else None)
-            if len(body) < row.fields.size:
+            fields = row.fields
+            body, data = _split(chain.readable, fields.size if opcode == _WRITE else -1)
+            if len(body) < fields.size:
                 raise fail(errno.EINVAL)
             if row.changes and not self.tree.writable:
                 raise fail(errno.EROFS)
             request = Request(nodeid, uid, gid, body, data, chain.writable, room)
-            payload = row.handler(self, request, row.fields.unpack_from(body))
-            if isinstance(payload, bytes) and len(payload) > max(room, 0):
-                raise fail(errno.ERANGE)
+            payload = row.handler(self, request, fields.unpack_from(body))
+            if payload.__class__ is bytes and len(payload) > room:
+                raise fail(errno.ERANGE if room >= 0 else errno.EIO)
         except OSError as e:
             payload, error = b"", -(e.errno or errno.EIO)
-        if row is not None and row.silent:
+        if row.silent:
             return 0
         if room < 0:
             raise GuestError("virtio-fs: no room for a reply's header")
@@ -327,7 +332,7 @@ class Server:
         if offset > MAX_OFFSET - MAX_IO:
             raise fail(errno.EINVAL)
         fd = self.file(number, request.nodeid)
-        views = _skip(request.out, abi.OUT_HEADER.size, min(size, request.room, MAX_IO))
+        views = _skip(request.out, OUT_SIZE, min(size, request.room, MAX_IO))
         return vectored(os.preadv, fd, views, offset)
 
     def readdir(self, request: Request, fields: Fields) -> Reply:
@@ -403,6 +408,10 @@ class Server:
         names = [os.fsencode(name) + b"\0" for name in os.listxattr(path)]
         return _sized_reply(b"".join(n for n in names if n.startswith(XATTR_NAMES)), fields[0])
 
+    def unknown(self, request: Request, fields: Fields) -> Reply:
+        """An operation that is not served."""
+        raise fail(errno.ENOSYS)
+
     def nothing(self, request: Request, fields: Fields) -> Reply:
         """An operation that has nothing to do."""
         return b""
@@ -423,21 +432,26 @@ def kill_suid(fd: int) -> None:
 def _copy(views: list[memoryview], size: int) -> bytes:
     """The first `size` bytes, in one copy; the guest may change them meanwhile."""
     if views and len(views[0]) >= size:
-        return views[0][:size].tobytes()
+        return views[0].tobytes() if len(views[0]) == size else views[0][:size].tobytes()
     out = bytearray()
     for view in views:
         out += view[: size - len(out)]
     return bytes(out)
 
 
-def _split(views: list[memoryview], fixed: int | None) -> tuple[bytes, list[memoryview]]:
+def _split(views: list[memoryview], fixed: int) -> tuple[bytes, list[memoryview]]:
     """A copy of the arguments (`fixed` bytes of them) and views of the data after them."""
-    rest = _skip(views, abi.IN_HEADER.size, 1 << 32)
-    if fixed is not None:
+    if len(views) == 1 and len(views[0]) == IN_SIZE:
+        return b"", []
+    # Linux gives the header a descriptor of its own; any other framing is served too.
+    rest = views[1:] if len(views[0]) == IN_SIZE else _skip(views, IN_SIZE, 1 << 32)
+    if fixed >= 0:
         return _copy(rest, fixed), _skip(rest, fixed, 1 << 32)
+    if len(rest) == 1 and len(rest[0]) <= MAX_BODY:
+        return rest[0].tobytes(), []
     if sum(map(len, rest)) > MAX_BODY:
         raise fail(errno.E2BIG)
-    return rest[0].tobytes() if len(rest) == 1 else b"".join(rest), []
+    return b"".join(rest), []
 
 
 def _skip(views: list[memoryview], skip: int, size: int) -> list[memoryview]:
@@ -473,18 +487,23 @@ def vectored(
 
 def _reply(views: list[memoryview], error: int, unique: int, payload: Reply) -> int:
     """Scatter header and payload; returns the bytes of both."""
-    placed = payload if isinstance(payload, int) else len(payload)
-    data = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + placed, error, unique)
-    if isinstance(payload, bytes):
-        data += payload
-    at = 0
-    for view in views:
-        part = data[at : at + len(view)]
+    if isinstance(payload, int):
+        total, data = OUT_SIZE + payload, b""
+    else:
+        total, data = OUT_SIZE + len(payload), payload
+    head = _PACK_OUT(total, error, unique)
+    if len(views[0]) == OUT_SIZE:  # as Linux lays it out
+        views[0][:] = head
+        at = 1
+    else:
+        data, at = head + data, 0
+    for view in views[at:] if data else ():
+        part = data[: len(view)]
         view[: len(part)] = part
-        at += len(part)
-        if at == len(data):
+        data = data[len(part) :]
+        if not data:
             break
-    return abi.OUT_HEADER.size + placed
+    return total
 
 
 def _dirent(entry: Entry, offset: int) -> bytes:
@@ -518,6 +537,7 @@ class Row:
     silent: bool = False
 
 
+UNKNOWN = Row(Server.unknown)
 READING: dict[int, Row] = {
     Op.INIT: Row(Server.init, abi.INIT_IN),
     Op.DESTROY: Row(Server.destroy),
