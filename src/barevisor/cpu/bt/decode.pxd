@@ -81,6 +81,7 @@ cdef enum:                   # RowFacts.attrs
     RF_IS4 = 2048            # imm bits 7:4 name a vector register
     RF_PREFIXED = 4096       # the row fixes the mandatory prefix (Insn.pp); else 66, F2, F3 are
                              # the operand size and repeat prefixes or ignored
+    RF_XMM0 = 8192           # reads XMM0 without naming it
 
 cdef struct RowFacts:
     u16 exec                 # index in exec_names(); 0 = "copy"

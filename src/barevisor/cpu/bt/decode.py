@@ -84,7 +84,6 @@ def vex_prefix(r: cython.pointer(Reader), first: u32, mode: u32, insn: cython.po
     insn.pp = cython.cast(u8, third & 3)
     if (mode & MODE_CODE_MASK) != MODE_CODE64:
         rex = 0
-        insn.vvvv &= 7
     illegal: u32 = insn.prefixes & (PFX_LOCK | PFX_REP | PFX_REPNE | PFX_OPSIZE)
     if r.error == 0 and (
         illegal or insn.rex or insn.map == 0 or insn.map > 3 or (mode & (MODE_REAL | MODE_VM86))
@@ -317,13 +316,15 @@ def immediate(
 @cython.exceptval(check=False)
 @cython.nogil
 def illegal(f: cython.pointer(RowFacts), mode: u32, insn: cython.pointer(Insn)) -> cython.bint:
-    """The rules that no pattern expresses: every one is #UD."""
+    """The rules that no pattern expresses (every one is #UD); then vvvv loses its high bit."""
     if insn.prefixes & PFX_LOCK and not (f.attrs & RF_LOCK and insn.mem):
         return True
     if f.attrs & RF_PROT and mode & (MODE_REAL | MODE_VM86):
         return True
-    if insn.vex and f.vvvv_class == CLS_NONE and insn.vvvv:
+    if insn.vvvv and f.vvvv_class == CLS_NONE:
         return True
+    if (mode & MODE_CODE_MASK) != MODE_CODE64:
+        insn.vvvv &= 7
     if f.reg_class == CLS_SREG:
         return insn.reg > 5 or (f.attrs & RF_CS_UD and insn.reg == 1)
     if f.reg_class == CLS_CR:
@@ -563,6 +564,8 @@ def _set_operand(f: cython.pointer(RowFacts), op, row) -> None:
     if kind == "L":
         f.imm_rule = IMM_UB
         f.attrs |= RF_IS4
+    if kind == "XMM0":
+        f.attrs |= RF_XMM0
     if kind == "M":
         f.attrs |= RF_MEM_ONLY
     elif kind in ("R", "U", "N") and "nomod" not in row.attrs:
