@@ -178,14 +178,13 @@ class PciHost:
         """`mmio`, `mmio64`: (base, size) windows for BARs; `msi(address, data)` delivers."""
         self.msi = msi
         self.functions: dict[int, PciFunction] = {}
+        self.on_reset: Callable[[int], None] = lambda value: None
+        """Byte stores to port 0xCF9, the reset control register that lies inside 0xCF8."""
         self._memory = memory
         self._windows = (mmio, mmio64)
         self._lock = threading.RLock()
         self.add(PciFunction(0x1B36, 0x0008, 0x060000, name="host bridge"))
-        address = _ConfigAddress()
-        # One byte wide: a 32-bit access is found by its first, and 0xCF9 is the reset register's.
-        ports.add(0xCF8, 1, address, "pci config address")
-        ports.add(0xCFC, 4, _ConfigData(self, address), "pci config data")
+        ports.add(0xCF8, 8, _Mechanism1(self), "pci config")
         memory.add(ecam, ECAM_BUS_SIZE, _Ecam(self), "pci ecam")
 
     def add(self, function: PciFunction) -> int:
@@ -247,40 +246,31 @@ class PciHost:
                 function.config_write(register, size, value)
 
 
-class _ConfigAddress:
-    """Port 0xCF8: which register of which function; 32-bit accesses only (3.2.2.3.2)."""
+class _Mechanism1:
+    """Ports 0xCF8 (address, 32-bit accesses only) and 0xCFC..0xCFF (data)."""
 
-    def __init__(self) -> None:
-        self.value = 0
-
-    def bus_read(self, offset: int, size: int) -> int:
-        return self.value if size == 4 else (1 << 8 * size) - 1
-
-    def bus_write(self, offset: int, size: int, value: int) -> None:
-        if size == 4:
-            self.value = value & 0x80FF_FFFC
-
-
-class _ConfigData:
-    """Ports 0xCFC..0xCFF: the register that the address names."""
-
-    def __init__(self, host: PciHost, address: _ConfigAddress) -> None:
+    def __init__(self, host: PciHost) -> None:
         self._host = host
-        self._address = address
+        self._address = 0
 
     def _target(self, offset: int, size: int) -> tuple[int, int] | None:
-        address = self._address.value
-        enabled, bus = address >> 31, address >> 16 & 0xFF
-        if not enabled or bus or offset + size > 4:
+        enabled, bus = self._address >> 31, self._address >> 16 & 0xFF
+        if not enabled or bus or offset < 4 or offset + size > 8:
             return None
-        return address >> 8 & 0xFF, (address & 0xFC) + offset
+        return self._address >> 8 & 0xFF, (self._address & 0xFC) + offset - 4
 
     def bus_read(self, offset: int, size: int) -> int:
+        if offset == 0 and size == 4:
+            return self._address
         target = self._target(offset, size)
         return self._host.config_read(*target, size) if target else (1 << 8 * size) - 1
 
     def bus_write(self, offset: int, size: int, value: int) -> None:
-        if target := self._target(offset, size):
+        if offset == 0 and size == 4:
+            self._address = value & 0x80FF_FFFC
+        elif offset == 1 and size == 1:
+            self._host.on_reset(value)
+        elif target := self._target(offset, size):
             self._host.config_write(*target, size, value)
 
 
