@@ -110,6 +110,8 @@ cdef struct RowFacts:
     u8 vvvv_access
     u8 vvvv_rule
     u8 gpr8                  # 1: reg, 2: rm is a byte register (AH..BH without REX)
+    u8 pp                    # mandatory legacy prefix: 0 none, 1: 66, 2: F3, 3: F2
+    u8 sized                 # 66 selects 16-bit operands
 
 cdef int decode(const u8* code, u32 avail, u32 mode, Insn* insn) noexcept nogil
 # The facts of a row; valid for the life of the process.

@@ -592,6 +592,10 @@ def _set_facts(f: cython.pointer(RowFacts), row) -> None:
             f.attrs |= bit
     for op in row.operands:
         _set_operand(f, op, row)
+    f.pp = row.encoding.pp or 0
+    f.sized = any(
+        op.kind in ("rAX", "eAX", "rDX") or op.size[:1] in ("v", "z") for op in row.operands
+    )
     if row.encoding.modrm:
         f.attrs |= RF_MODRM
     if row.encoding.pp is not None:
