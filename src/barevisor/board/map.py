@@ -22,7 +22,7 @@ BIOS_AREA, BIOS_AREA_SIZE = 0xE_0000, 0x2_0000
 
 LOW_RAM_MAX = 0xC000_0000
 HIGH_RAM = 0x1_0000_0000
-RAM_MAX = 1 << 39
+RAM_MAX = 252 << 30
 
 PCI_MMIO, PCI_MMIO_SIZE = 0xC000_0000, 0x2000_0000
 PCI_ECAM, PCI_BUSES = 0xE000_0000, 1
@@ -31,8 +31,8 @@ PCI_ECAM_SIZE = PCI_BUSES << 20
 IOAPIC = 0xFEC0_0000
 LAPIC = 0xFEE0_0000
 TESTDEV_MMIO, TESTDEV_MMIO_SIZE = 0xFF00_0000, 0x1_0000
-PCI_MMIO64, PCI_MMIO64_SIZE = 1 << 39, 1 << 38
-"""Above any RAM, and below 1 << 40, the least physical address width of a 64-bit CPU we model."""
+PCI_MMIO64, PCI_MMIO64_SIZE = 1 << 38, 1 << 37
+"""Above any RAM, and below 1 << 39: client CPUs have no more physical address bits."""
 
 # ---- ports -------------------------------------------------------------------------------
 
@@ -74,10 +74,10 @@ def pci_gsi(device: int, pin: int) -> int:
 
 def ram_ranges(memory_bytes: int) -> list[tuple[int, int]]:
     """(gpa, size) of all RAM: up to 3 GiB from 0, the rest from 4 GiB. Raises ConfigError."""
-    if memory_bytes % 4096 or not MIB <= memory_bytes <= RAM_MAX - HIGH_RAM:
+    if memory_bytes % 4096 or not MIB <= memory_bytes <= RAM_MAX:
         raise ConfigError(
             f"a machine cannot have {memory_bytes} bytes of memory",
-            "give whole pages, from 1 MiB to 508 GiB",
+            "give whole pages, from 1 MiB to 252 GiB",
         )
     low = min(memory_bytes, LOW_RAM_MAX)
     ranges = [(0, low)]
