@@ -62,6 +62,11 @@ cdef enum:                   # system descriptor types (SDM, "System Descriptor 
     TYPE_TRAP32 = 15
 
 
+cdef enum:                   # Cpu.pending_db beside the bits of DR6
+    DB_BS = 0x4000           # single step
+    DB_NO_STEP = 0x80000000  # this instruction takes no single-step trap after all
+
+
 cdef inline int set_fault(Cpu* cpu, u32 vector, u32 error) noexcept nogil:
     """Name the exception; whoever started the instruction says where (fault(), leave())."""
     cpu.fault_vector = vector

@@ -3,9 +3,6 @@ from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.interrupts cimport deliver, KIND_EXCEPTION
 
 cdef enum:
-    DR6_BD = 0x2000
-    DR6_BS = 0x4000
-    DR6_BT = 0x8000
     BREAK_EXECUTE = 0        # DR7.R/Wn
     BREAK_WRITE = 1
     BREAK_IO = 2

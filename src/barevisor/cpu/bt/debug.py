@@ -62,8 +62,13 @@ def io_breakpoint(cpu, port, size):
 
 def after_step(cpu):
     """Deliver the trap that the last instruction earned."""
-    cpu.fault_address = cpu.pending_db
+    bits: u32 = cpu.pending_db
     cpu.pending_db = 0
+    if bits & DB_NO_STEP:
+        bits &= ~cast(u32, DB_NO_STEP | DB_BS)
+        if not bits:
+            return ST_NEXT
+    cpu.fault_address = bits
     return deliver(cpu, EXC_DB, NO_ERROR, KIND_EXCEPTION)
 
 

@@ -8,13 +8,17 @@ from cython import address, cast
 
 def soft_interrupt(cpu, op, vector, kind):
     """Deliver with the next instruction's address pushed; a fault belongs to this one, unless
-    a task gate had already switched tasks."""
+    a task gate had already switched tasks. SDM, "Single-Step Exception Condition": INT n clears
+    TF before the trap could come."""
     task: u16 = cpu.segs[SEG_TR].selector
+    stepped: u32 = cpu.sysflags & FLAG_TF
     status: cython.int
     cpu.rip = next_ip(cpu, op)
     status = deliver_once(cpu, vector, NO_ERROR, kind)
     if status == ST_FAULT and cpu.segs[SEG_TR].selector == task:
         return leave(cpu, op, status)
+    if status == 0 and stepped:
+        cpu.pending_db |= cast(u32, DB_NO_STEP)
     return ST_EXIT if status == 0 and cpu.exit_reason else status
 
 

@@ -31,7 +31,9 @@ def enter_flat(cpu, selector, cpl, long_code):
 
 
 def h_syscall(cpu, op):
-    """SDM, SYSCALL: 64-bit mode only on Intel; on AMD also from compatibility mode, by CSTAR."""
+    """SDM, SYSCALL: 64-bit mode only on Intel; on AMD also from compatibility mode, by CSTAR.
+    TF counts as it is afterwards, here and in SYSRET: the system masks it at entry, and the trap
+    comes when SYSRET restores it."""
     flags: u64 = get_rflags(cpu)
     if not in_long(cpu) or not cpu.efer & EFER_SCE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
@@ -41,6 +43,8 @@ def h_syscall(cpu, op):
     cpu.regs[11] = flags & ~cast(u64, FLAG_RF)
     cpu.rip = cpu.lstar if in_code64(cpu) else cpu.cstar
     set_rflags(cpu, flags & ~(cpu.sfmask | FLAG_RF))
+    if flags & FLAG_TF and not cpu.sysflags & FLAG_TF:
+        cpu.pending_db |= cast(u32, DB_NO_STEP)
     enter_flat(cpu, cast(u32, cpu.star >> 32) & 0xFFFC, 0, True)
     return ST_NEXT
 
@@ -48,6 +52,7 @@ def h_syscall(cpu, op):
 def h_sysret(cpu, op):
     """SDM, SYSRET."""
     selector: u32 = cast(u32, cpu.star >> 48) & 0xFFFC
+    stepped: u32 = cpu.sysflags & FLAG_TF
     if not in_code64(cpu) or not cpu.efer & EFER_SCE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if cpu.cpl != 0:
@@ -61,6 +66,10 @@ def h_sysret(cpu, op):
         cpu.rip = cast(u32, cpu.regs[1])
         enter_sysret(cpu, selector, selector + 8, False)
     set_rflags(cpu, cpu.regs[11] & 0x3C7FD7)
+    if cpu.sysflags & FLAG_TF:
+        cpu.pending_db |= DB_BS
+    elif stepped:
+        cpu.pending_db |= cast(u32, DB_NO_STEP)
     update_mode(cpu)
     return ST_NEXT
 
