@@ -1,0 +1,69 @@
+"""The table of micro guests, on every engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+
+from barevisor.cpu.engine import Engine
+from barevisor.cpu.select import select
+from barevisor.testing.micro import MicroGuest, expected_steps, merged, run
+from barevisor.testing.microguests import ROWS
+
+pytestmark = pytest.mark.timeout(60)
+
+
+ON_TCG = "BAREVISOR_NESTED" in os.environ
+
+
+def changes_stack_by_tss32(row: MicroGuest) -> bool:
+    """QEMU 7.2 calls cpu_abort ("invalid tss type") for the busy TSS that KVM has in its VMCB."""
+    return row.mode == "prot32" and ("user32" in row.text or "push UCODE32" in row.text)
+
+
+def why_not(name: str) -> str:
+    """ "" when the engine can run micro guests here."""
+    if name == "kvm":
+        return "" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "no usable /dev/kvm"
+    found = importlib.util.find_spec("barevisor.cpu.bt.vm")
+    return "" if found else "barevisor.cpu.bt.vm is not built"
+
+
+@pytest.fixture(params=["kvm", "bt"], scope="session")
+def kind(request: pytest.FixtureRequest) -> Engine:
+    reason = why_not(request.param)
+    if reason:
+        pytest.skip(reason)
+    return select(request.param)[0]
+
+
+@pytest.fixture(scope="session")
+def emulated(kind: Engine) -> bool:
+    """Whether this is a /dev/kvm that cannot run all of ring 0."""
+    return kind.name == "kvm" and kind.probe() != ""
+
+
+def test_names_are_unique() -> None:
+    names = [row.name for row in ROWS]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_microguest(row: MicroGuest, kind: Engine, emulated: bool) -> None:
+    if row.not_emulated and emulated:
+        pytest.skip(f"/dev/kvm here {row.not_emulated}")
+    if kind.name == "kvm" and ON_TCG and row.not_nested:
+        pytest.skip(f"QEMU's TCG {row.not_nested}")
+    if kind.name == "kvm" and ON_TCG and changes_stack_by_tss32(row):
+        pytest.skip("QEMU's TCG aborts on a stack switch by a 32-bit TSS under SVM")
+    outcome = run(kind, row)
+    if emulated and "emulation failed" in outcome.end:
+        pytest.skip(f"/dev/kvm here: {outcome.end}")
+    assert merged(outcome.steps) == merged(expected_steps(row)), (
+        f"{outcome.end}; {outcome.state.regs}"
+    )
+    assert outcome.end == row.end
+    assert {r: getattr(outcome.state.regs, r) for r in row.regs} == row.regs
+    assert outcome.memory == row.memory
