@@ -1,0 +1,36 @@
+"""The language's own functions; guest/compiler.py makes each one a few instructions."""
+
+class Words:
+    """An array of 64-bit words. Indices are not checked."""
+
+    def __getitem__(self, index: int) -> int: ...
+    def __setitem__(self, index: int, value: int) -> None: ...
+
+def addr(text: bytes) -> int:
+    """The address of a literal, with a NUL behind it."""
+
+def size(text: bytes) -> int:
+    """The length of a literal, without the NUL."""
+
+def buffer(size: int) -> int:
+    """At module level: the address of so many zeroed bytes."""
+
+def array(words: int) -> Words:
+    """At module level: so many zeroed words."""
+
+def load8(address: int) -> int: ...
+def load16(address: int) -> int: ...
+def load32(address: int) -> int: ...
+def load64(address: int) -> int: ...
+def store8(address: int, value: int) -> None: ...
+def store16(address: int, value: int) -> None: ...
+def store32(address: int, value: int) -> None: ...
+def store64(address: int, value: int) -> None: ...
+def copy(target: int, source: int, count: int) -> None:
+    """Forward, byte by byte: moving down within one buffer is safe."""
+
+def fill(target: int, value: int, count: int) -> None: ...
+def syscall(
+    number: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0, f: int = 0, /
+) -> int:
+    """The kernel's answer: negative is -errno. Arguments not given are whatever they were."""
