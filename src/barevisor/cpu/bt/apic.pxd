@@ -85,6 +85,9 @@ cdef int matches(Cpu* cpu, u32 dest, u32 logical, u32 wide) noexcept nogil
 cdef void send(Cpu* cpu, u32 low, u32 dest, u32 wide) noexcept nogil
 cdef int deliver_wide(Vm* vm, u32 dest, u32 logical, u32 wide, u32 mode, u32 vector, u32 level) noexcept nogil
 cdef void eoi(Cpu* cpu) noexcept nogil
+cdef u32* pv_eoi_word(Cpu* cpu) noexcept nogil
+cdef void pv_eoi_arm(Cpu* cpu, u32 vector) noexcept nogil
+cdef void pv_eoi_sync(Cpu* cpu) noexcept nogil
 cdef u64 divided(Apic* a) noexcept nogil
 cdef u64 count_to_tsc(Cpu* cpu, u64 count) noexcept nogil
 cdef void timer_start(Cpu* cpu, u32 count) noexcept nogil

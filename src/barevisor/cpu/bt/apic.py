@@ -6,6 +6,7 @@ its xAPIC offset / 16, which is also its x2APIC MSR - 0x800. C signatures are in
 """
 
 import cython
+from cython.cimports.barevisor.cpu.bt.clock import guest_ram
 from cython.cimports.barevisor.cpu.bt.pic import pic_ack
 from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_tsc
 from cython.cimports.libc.string import memcpy, memset
@@ -216,6 +217,8 @@ def apic_pending(cpu):
     """An ExtINT comes first: the 8259 pair has no priority among the APIC's vectors."""
     a: cython.pointer(Apic) = cpu.apic
     vector: cython.int
+    if a.pv_eoi_armed:
+        pv_eoi_sync(cpu)
     if cpu.vm.pic_output:
         if not cpu.apic_base & BASE_ENABLED:
             return APIC_EXTINT if cpu.index == 0 else -1
@@ -230,18 +233,53 @@ def apic_pending(cpu):
 
 
 def apic_ack(cpu, pending):
+    nested: cython.int
     if pending == APIC_EXTINT:
         return pic_ack(cpu.vm)
+    nested = highest(cpu.apic.isr)
     clear_bit(cpu.apic.irr, pending)
     set_bit(cpu.apic.isr, pending)
+    if cpu.msr_kvm_pv_eoi & 1 and nested < 0:
+        pv_eoi_arm(cpu, pending)
     return pending
+
+
+def pv_eoi_word(cpu):
+    """The guest's flag word (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN), or NULL."""
+    return cython.cast(
+        cython.pointer(u32), guest_ram(cpu.vm, cpu.msr_kvm_pv_eoi & ~cython.cast(u64, 3), 4)
+    )
+
+
+def pv_eoi_arm(cpu, vector):
+    """Let the guest end this interrupt by clearing a bit in its memory: only an edge-triggered
+    one, alone in service and with nothing behind it that an EOI would let in."""
+    a: cython.pointer(Apic) = cpu.apic
+    word: cython.pointer(u32)
+    if a.tmr[vector >> 5] >> (vector & 31) & 1 or highest(a.irr) >= 0:
+        return
+    word = pv_eoi_word(cpu)
+    if word != cython.NULL:
+        __sync_fetch_and_or(word, 1)
+        a.pv_eoi_armed = 1
+
+
+def pv_eoi_sync(cpu):
+    """Has the guest cleared the bit? Then that was its EOI; else it must write the register."""
+    word: cython.pointer(u32) = pv_eoi_word(cpu)
+    cpu.apic.pv_eoi_armed = 0
+    if word == cython.NULL or not __sync_fetch_and_and(word, ~cython.cast(u32, 1)) & 1:
+        eoi(cpu)
 
 
 def eoi(cpu):
     """SDM, "Signaling Interrupt Servicing Completion". A vector that the lower priority hid may
     be deliverable now, so the poll is asked to look."""
     a: cython.pointer(Apic) = cpu.apic
-    vector: cython.int = highest(a.isr)
+    vector: cython.int
+    if a.pv_eoi_armed:
+        pv_eoi_sync(cpu)
+    vector = highest(a.isr)
     if vector < 0:
         return
     clear_bit(a.isr, vector)
@@ -291,7 +329,7 @@ def timer_start(cpu, count):
         # A guest that asks for a shorter period than 50 us would only ever take interrupts.
         a.period = max(count_to_tsc(cpu, a.tmict), cpu.vm.tsc_khz / 20)
     cpu.timer_deadline = host_tsc() + count_to_tsc(cpu, count)
-    wake(cpu, ATT_TIMER)
+    cpu.budget = -1
 
 
 def timer_count(cpu):
@@ -339,7 +377,7 @@ def apic_deadline_write(cpu, value):
     cpu.timer_deadline = host_tsc()
     if cython.cast(i64, ahead) > 0:
         cpu.timer_deadline += ahead
-    wake(cpu, ATT_TIMER)
+    cpu.budget = -1
 
 
 # ---- registers -------------------------------------------------------------------------------
@@ -386,6 +424,8 @@ def read_register(cpu, number, value):
     """Non-zero: no such register, or write-only."""
     a: cython.pointer(Apic) = cpu.apic
     x2: cython.bint = (cpu.apic_base & BASE_X2APIC) != 0
+    if a.pv_eoi_armed:
+        pv_eoi_sync(cpu)
     if 0x10 <= number < 0x18:
         value[0] = a.isr[number - 0x10]
     elif 0x18 <= number < 0x20:

@@ -336,7 +336,10 @@ cdef struct Vm:
     u64 arena_used
     u64 tsc_offset           # guest TSC = host TSC + offset
     u64 tsc_khz
-    u64 clock_base_ns        # CLOCK_MONOTONIC at VM creation: kvm-clock's zero
+    u64 clock_base_ns        # kvm-clock when the host TSC was clock_base_tsc
+    u64 clock_base_tsc
+    u32 clock_mul            # ns = ((ticks << shift) * mul) >> 32, negative shifts go right
+    i32 clock_shift
     u32 pic_output           # INTR line of the 8259 pair (LINT0, ExtINT)
     u32 stop
     u32 pic_lock

@@ -1,0 +1,1 @@
+"""C functions only (msr.pxd): for the engine's other modules."""
