@@ -56,8 +56,11 @@ class MsiX:
             if not self._control & ENABLE:
                 return False
             if vector < self.vectors:
-                self._pending |= 1 << vector
-                self._send_pending()
+                address, data, control = ENTRY.unpack_from(self._table, vector * ENTRY.size)
+                if control & MASKED or self._control & FUNCTION_MASK:
+                    self._pending |= 1 << vector
+                else:
+                    self._msi(address, data)
             return True
 
     def _send_pending(self) -> None:
