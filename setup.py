@@ -4,6 +4,7 @@ A module is compiled when a .pxd stands beside it; there is no other list to kee
 fails to compile fails the build (style: nothing falls back silently).
 """
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -32,4 +33,11 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, include_path=[str(SRC)]))
+CPUS = os.cpu_count() or 1
+
+setup(
+    ext_modules=cythonize(
+        extensions(), compiler_directives=DIRECTIVES, include_path=[str(SRC)], nthreads=CPUS
+    ),
+    options={"build_ext": {"parallel": CPUS}},
+)

@@ -56,11 +56,8 @@ class MsiX:
             if not self._control & ENABLE:
                 return False
             if vector < self.vectors:
-                address, data, control = ENTRY.unpack_from(self._table, vector * ENTRY.size)
-                if control & MASKED or self._control & FUNCTION_MASK:
-                    self._pending |= 1 << vector
-                else:
-                    self._msi(address, data)
+                self._pending |= 1 << vector
+                self._send_pending()
             return True
 
     def _send_pending(self) -> None:

@@ -652,6 +652,24 @@ def probe_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def prime_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+    """Before a read-modify-write: fault now, or make the page writable through the TLB, so that
+    a LOCKed instruction works on guest RAM itself and not on a copy."""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    if (va & 0xFFF) + size > PAGE:
+        return probe_write(cpu, va, size, idx)
+    if _walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
+        return ST_FAULT
+    slot = find_slot(cpu.vm, walk.gpa)
+    if slot != cython.NULL:
+        _fill(cpu, va, idx, cython.address(walk), slot)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def load_system(cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void) -> cython.int:
     """A descriptor table, TSS or gate: a supervisor access whatever the CPL (SDM, "Paging":
     implicit supervisor-mode accesses; RFLAGS.AC does not relax SMAP for them)."""

@@ -252,6 +252,7 @@ cdef struct Block:
     Block* fall
     u32 epoch                # links are good while this equals cpu.epoch
     u32 valid
+    u8 raw[16]               # the bytes of a crossing instruction: compared before each run
 
 cdef struct Slot:            # guest-physical memory backed by host memory
     u64 gpa
@@ -334,6 +335,7 @@ cdef struct Vm:
     u8* arena                # Blocks and Ops are cut from here; full -> drop everything
     u64 arena_size
     u64 arena_used
+    void* code               # CodeMem*: where thunks live
     u64 tsc_offset           # guest TSC = host TSC + offset
     u64 tsc_khz
     u64 clock_base_ns        # kvm-clock when the host TSC was clock_base_tsc

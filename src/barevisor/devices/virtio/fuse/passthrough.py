@@ -19,7 +19,6 @@ import resource
 import stat
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from barevisor.devices.virtio.fuse.abi import ROOT_ID
 from barevisor.errors import ConfigError, HostError
@@ -118,7 +117,8 @@ class Inode:
     """The root of a pseudo file system: an empty directory."""
 
 
-class Entry(NamedTuple):
+@dataclass(slots=True, frozen=True)
+class Entry:
     """One name of a directory as READDIR tells it."""
 
     name: bytes

@@ -32,9 +32,7 @@ SNAPSHOTS = 64
 IN_SIZE, OUT_SIZE = abi.IN_HEADER.size, abi.OUT_HEADER.size
 _UNPACK_IN, _PACK_OUT = abi.IN_HEADER.unpack, abi.OUT_HEADER.pack
 _WRITE = int(Op.WRITE)
-ENTRY_SIZE = abi.ENTRY_OUT.size
-NO_NODE = bytes(ENTRY_SIZE)
-DOTS = (b".", b"..")
+NO_NODE = bytes(abi.ENTRY_OUT.size)
 WANTED = (
     Init.ASYNC_READ
     | Init.ATOMIC_O_TRUNC
@@ -354,17 +352,15 @@ class Server:
         number, offset, size = fields
         node = self.tree.node(request.nodeid)
         entries = self.snapshot(number, request.nodeid, offset)
-        out: list[bytes] = []
-        left, plus = min(size, request.room), self._plus
+        out, left = bytearray(), min(size, request.room)
         for index in range(offset, len(entries)):
             entry = entries[index]
             record = _dirent(entry, index + 1)
-            left -= ENTRY_SIZE + len(record)
-            if left < 0:  # before the lookup: what the guest never sees it never forgets
+            if len(out) + len(NO_NODE) + len(record) > left:
                 break
-            out.append(NO_NODE if entry.name in DOTS else plus(node, entry.name))
-            out.append(record)
-        return b"".join(out)
+            out += NO_NODE if entry.name in (b".", b"..") else self._plus(node, entry.name)
+            out += record
+        return bytes(out)
 
     def _plus(self, node: Inode, name: bytes) -> bytes:
         try:

@@ -1,0 +1,284 @@
+"""The block cache: guest code decoded once, found again by where it lies in host memory.
+
+A block is a run of instructions within one page, keyed by the host address of its first byte and
+by the mode that its bytes were read in, so page tables may map it anywhere and as often as they
+like. Its Ops are cut from one arena; when that or the thunk memory is full, everything is
+dropped at once (drop_code). Stores to a page that holds blocks take mmu.py's slow path, which
+drops what they overlap. An instruction that crosses into another page is a block of its own
+that keeps a copy of its bytes and compares them before each run.
+
+bind.py turns each decoded instruction into an Op; this file finds, builds and drops blocks.
+"""
+
+import cython
+from cython.cimports.barevisor.cpu.bt.access import *
+from cython.cimports.barevisor.cpu.bt.bind import bind_block, bind_bytes
+from cython.cimports.barevisor.cpu.bt.codemem import CodeMem, code_reset
+from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
+from cython.cimports.barevisor.cpu.bt.mmu import block_hash, find_slot, watch_code_page
+from cython.cimports.barevisor.cpu.bt.mmu import fetch as fetch_code
+from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.libc.string import memcmp, memcpy, memset
+
+PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _lookup(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer(Block):
+    block: cython.pointer(Block) = vm.hash[block_hash(host)]
+    while block != cython.NULL and (block.host != host or block.mode != mode):
+        block = block.hash_next
+    return block
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def go(cpu: cython.pointer(Cpu), target: u64) -> cython.int:
+    """Run the block at `target` if the code TLB and the cache know it; else ST_NEXT."""
+    va: u64 = target + cpu.segbase[SEG_CS]
+    entry: cython.pointer(ItlbEntry) = cython.address(cpu.itlb[(va >> 12) & (TLB_SIZE - 1)])
+    block: cython.pointer(Block)
+    cpu.rip = target
+    cpu.budget -= 1
+    if cpu.budget < 0 or va - entry.tag > 0xFFF or cpu.mode & MODE_LEGACY:
+        return ST_NEXT
+    block = _lookup(cpu.vm, entry.host + (va & 0xFFF), cpu.mode)
+    if block == cython.NULL or block.host2:
+        return ST_NEXT
+    cpu.regs[REG_RIP] = target
+    cpu.icount += block.count
+    return block.ops[0].handler(cpu, block.ops)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def find_or_build(
+    cpu: cython.pointer(Cpu), mode: u32, out: cython.pointer(cython.pointer(Block))
+) -> cython.int:
+    """The block at cpu.rip: 0, ST_FAULT (the fetch faults) or ST_EXIT (code outside RAM)."""
+    va: u64 = cpu.rip + cpu.segbase[SEG_CS]
+    host: u64 = 0
+    gpa: u64 = 0
+    status: cython.int
+    block: cython.pointer(Block)
+    if cpu.mode & MODE_LEGACY:
+        va = cython.cast(u32, va)
+        if cpu.rip > cpu.segs[SEG_CS].limit:
+            cpu.fault_vector = EXC_GP
+            cpu.fault_error = 0
+            return ST_FAULT
+    status = fetch_code(cpu, va, cython.address(host), cython.address(gpa))
+    if status:
+        return status
+    block = _lookup(cpu.vm, host, mode)
+    if block != cython.NULL:
+        if block.host2 == 0 or _still_same(cpu, block, va):
+            out[0] = block
+            return 0
+        if block.host2 == 1:  # the second page is not executable any more
+            block.host2 = 2
+            return ST_FAULT
+        _forget(cpu, block)
+    status = _build(cpu, va, host, gpa, mode, out)
+    if status == ST_EXIT and cpu.exit_reason == EXIT_CACHE_FULL:
+        cpu.exit_reason = EXIT_NONE
+        drop_code(cpu.vm)
+        status = _build(cpu, va, host, gpa, mode, out)
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _second_page(cpu: cython.pointer(Cpu), va: u64) -> u64:
+    """Linear address of the page behind the one that holds `va`."""
+    va = (va & PAGE_MASK) + 4096
+    return cython.cast(u64, cython.cast(u32, va)) if cpu.mode & MODE_LEGACY else va
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _still_same(cpu: cython.pointer(Cpu), block: cython.pointer(Block), va: u64) -> cython.int:
+    """Are a crossing instruction's bytes what they were? Sets host2 to 1 when a fetch faults."""
+    host: u64 = 0
+    gpa: u64 = 0
+    first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    if fetch_code(cpu, _second_page(cpu, va), cython.address(host), cython.address(gpa)):
+        block.host2 = 1
+        return 0
+    block.host2 = host
+    if memcmp(cython.cast(cython.p_void, block.host), cython.address(block.raw[0]), first):
+        return 0
+    return (
+        memcmp(
+            cython.cast(cython.p_void, host),
+            cython.address(block.raw[first]),
+            block.size - first,
+        )
+        == 0
+    )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget(cpu: cython.pointer(Cpu), dead: cython.pointer(Block)) -> cython.void:
+    """Take a crossing block out of the hash; it stays in its page's list until that is dropped."""
+    at: cython.pointer(cython.pointer(Block)) = cython.address(cpu.vm.hash[block_hash(dead.host)])
+    while at[0] != cython.NULL:
+        if at[0] == dead:
+            at[0] = dead.hash_next
+            dead.hash_next = cython.NULL
+            return
+        at = cython.address(at[0].hash_next)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _gather(
+    cpu: cython.pointer(Cpu),
+    va: u64,
+    host: u64,
+    raw: cython.pointer(u8),
+    avail: cython.pointer(u32),
+) -> cython.int:
+    """Up to 15 bytes at `va` across the page boundary; what lies behind a bad page is cut."""
+    next_host: u64 = 0
+    gpa: u64 = 0
+    first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    status: cython.int
+    memcpy(raw, cython.cast(cython.p_void, host), first)
+    status = fetch_code(cpu, _second_page(cpu, va), cython.address(next_host), cython.address(gpa))
+    avail[0] = first if status else 15
+    if status == 0:
+        memcpy(raw + first, cython.cast(cython.p_void, next_host), 15 - first)
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _build(
+    cpu: cython.pointer(Cpu),
+    va: u64,
+    host: u64,
+    gpa: u64,
+    mode: u32,
+    out: cython.pointer(cython.pointer(Block)),
+) -> cython.int:
+    """Decode from `host` up to the end of the page, a branch, or MAX_INSNS, and bind."""
+    insns: Insn[32]
+    raw: cython.uchar[16]
+    room: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    pos: u32 = 0
+    count: u32 = 0
+    limit: u32 = 1 if mode & MODE_STEP else 32
+    result: cython.int = DEC_OK
+    crossing: u32 = 0
+    status: cython.int = 0
+    code: cython.pointer(u8) = cython.cast(cython.pointer(u8), host)
+    while count < limit and pos < room:
+        result = decode(code + pos, room - pos, mode, cython.address(insns[count]))
+        if result:
+            break
+        pos += insns[count].length
+        count += 1
+        if facts(insns[count - 1].row).attrs & RF_ENDS:
+            break
+    if result == DEC_MORE and count == 0:
+        status = _gather(cpu, va, host, raw, cython.address(room))
+        result = decode(raw, room, mode, cython.address(insns[0]))
+        if result == DEC_MORE:
+            return status
+        crossing = 1
+        if result == DEC_OK:
+            count = 1
+            pos = insns[0].length
+            if status:  # the second page is bad, but the instruction ends before it
+                crossing = 0
+        cpu.fault_vector = 0
+        cpu.exit_reason = EXIT_NONE
+    elif result == DEC_MORE:
+        result = DEC_OK
+    return _finish_block(
+        cpu, insns, count, result, pos, host, gpa, mode, raw if crossing else cython.NULL, out
+    )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _finish_block(
+    cpu: cython.pointer(Cpu),
+    insns: cython.pointer(Insn),
+    count: u32,
+    result: cython.int,
+    size: u32,
+    host: u64,
+    gpa: u64,
+    mode: u32,
+    raw: cython.pointer(u8),
+    out: cython.pointer(cython.pointer(Block)),
+) -> cython.int:
+    """Cut a Block and its Ops from the arena and enter it into hash and page list."""
+    vm: cython.pointer(Vm) = cpu.vm
+    slot: cython.pointer(Slot) = find_slot(vm, gpa)
+    page: u64 = (gpa - slot.gpa) >> 12
+    block: cython.pointer(Block)
+    need: u64 = cython.sizeof(Block) + bind_bytes(count, mode)
+    if vm.arena_used + need > vm.arena_size:
+        cpu.exit_reason = EXIT_CACHE_FULL
+        return ST_EXIT
+    block = cython.cast(cython.pointer(Block), vm.arena + vm.arena_used)
+    memset(block, 0, need)
+    block.ops = cython.cast(cython.pointer(Op), block + 1)
+    block.host = host
+    block.gpa = gpa
+    block.mode = mode
+    block.size = size if size else 1
+    block.count = count + (1 if result else 0)
+    block.valid = 1
+    block.epoch = cpu.epoch
+    if raw != cython.NULL:
+        block.host2 = 3
+        memcpy(cython.address(block.raw[0]), raw, 15)
+    if bind_block(cpu, block, insns, count, result):
+        cpu.exit_reason = EXIT_CACHE_FULL
+        return ST_EXIT
+    vm.arena_used += need
+    vm.nblocks += 1
+    watch_code_page(vm, slot, page)
+    block.page_next = slot.page_blocks[page]
+    slot.page_blocks[page] = block
+    block.hash_next = vm.hash[block_hash(host)]
+    vm.hash[block_hash(host)] = block
+    out[0] = block
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def drop_code(vm: cython.pointer(Vm)) -> cython.void:
+    """Forget every block and thunk. No block may be running on any CPU."""
+    i: cython.uint
+    slot: cython.pointer(Slot)
+    memset(vm.hash, 0, HASH_SIZE * cython.sizeof(cython.p_void))
+    for i in range(vm.nslots):
+        slot = cython.address(vm.slots[i])
+        memset(slot.code_pages, 0, slot.size >> 12)
+        memset(slot.page_blocks, 0, (slot.size >> 12) * cython.sizeof(cython.p_void))
+    vm.arena_used = 0
+    vm.nblocks = 0
+    code_reset(cython.cast(cython.pointer(CodeMem), vm.code))
+    for i in range(vm.ncpus):
+        if vm.cpus[i] != cython.NULL:
+            vm.cpus[i].epoch += 1
+            vm.cpus[i].link = cython.NULL

@@ -1,0 +1,194 @@
+"""The dispatcher: find the next block, run it, deliver what it raised, poll for interrupts.
+
+Blocks link to each other and run without coming back here until their budget of block changes
+is used up; others set it below zero to be seen sooner. Whatever must happen between two
+instructions (an interrupt shadow, single step, a restarted access to a device) runs one
+instruction at a time: a block built with MODE_STEP, and a budget of 0 so that it links nowhere.
+"""
+
+import cython
+from cython.cimports.barevisor.cpu.bt.access import *
+from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_timer_poll
+from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
+from cython.cimports.barevisor.cpu.bt.debug import after_step, code_breakpoint
+from cython.cimports.barevisor.cpu.bt.fpstate import enter
+from cython.cimports.barevisor.cpu.bt.interrupts import (
+    KIND_EXTERNAL,
+    KIND_NMI,
+    deliver,
+    deliver_fault,
+)
+from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
+from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
+
+BUDGET: i64 = cython.declare(i64, 2000)
+DR7_ENABLED: u64 = cython.declare(u64, 0xFF)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
+    """Between blocks: the clock, and what others asked for. ST_NEXT or ST_EXIT."""
+    attention: u32
+    cpu.budget = BUDGET
+    if cpu.timer_deadline != ~cython.cast(u64, 0):
+        apic_timer_poll(cpu, host_tsc())
+    attention = cpu.attention
+    if attention & ATT_FLUSH:
+        __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_FLUSH))
+        tlb_flush(cpu, 0)
+    if attention & ATT_KICK:
+        __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_KICK))
+        cpu.exit_reason = EXIT_INTERRUPTED
+        return ST_EXIT
+    if attention & (ATT_INIT | ATT_SIPI):
+        cpu.exit_reason = EXIT_HALTED
+        return ST_EXIT
+    if attention & ATT_NMI and not cpu.nmi_masked and not cpu.shadow:
+        __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
+        cpu.nmi_masked = 1
+        return deliver(cpu, EXC_NMI, NO_ERROR, KIND_NMI)
+    if attention & ATT_INTERRUPT and cpu.sysflags & FLAG_IF and not cpu.shadow:
+        return _interrupt(cpu)
+    return ST_NEXT
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _interrupt(cpu: cython.pointer(Cpu)) -> cython.int:
+    """Deliver the highest pending interrupt, if its priority allows any."""
+    pending: cython.int
+    # Clear first: an interrupt that arrives from now on sets it again.
+    __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_INTERRUPT))
+    pending = apic_pending(cpu)
+    if pending < 0:
+        return ST_NEXT
+    __sync_fetch_and_or(cython.address(cpu.attention), cython.cast(u32, ATT_INTERRUPT))
+    return deliver(cpu, apic_ack(cpu, pending), NO_ERROR, KIND_EXTERNAL)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _must_step(cpu: cython.pointer(Cpu)) -> u32:
+    return (
+        cpu.shadow
+        | cpu.mmio_n
+        | cpu.io_ready
+        | cpu.debug_step
+        | (cpu.sysflags & FLAG_TF)
+        | cython.cast(u32, cpu.dr[7] & DR7_ENABLED)
+        | cpu.pending_db
+    )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _run_block(cpu: cython.pointer(Cpu), mode: u32) -> cython.int:
+    """Find the block at cpu.rip, link the one before to it, and run from there."""
+    block: cython.pointer(Block) = cython.NULL
+    link: cython.pointer(cython.pointer(Block)) = cpu.link
+    epoch: u32 = cpu.epoch
+    status: cython.int
+    cpu.link = cython.NULL
+    status = find_or_build(cpu, mode, cython.address(block))
+    if status:
+        return status
+    if link != cython.NULL and cpu.epoch == epoch and block.host2 == 0 and not (mode & MODE_STEP):
+        _link(cpu, link, block)
+    cpu.regs[REG_RIP] = cpu.rip
+    cpu.icount += block.count
+    return block.ops[0].handler(cpu, block.ops)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _link(
+    cpu: cython.pointer(Cpu),
+    link: cython.pointer(cython.pointer(Block)),
+    block: cython.pointer(Block),
+) -> cython.void:
+    """Note `block` as the successor of cpu.link_from, which lies in the same page."""
+    source: cython.pointer(Block) = cpu.link_from
+    if source.mode != block.mode or (source.host ^ block.host) & ~cython.cast(u64, 0xFFF):
+        return
+    if source.epoch != cpu.epoch:
+        source.taken = cython.NULL
+        source.fall = cython.NULL
+        source.epoch = cpu.epoch
+    link[0] = block
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _step(cpu: cython.pointer(Cpu)) -> cython.int:
+    """One instruction. Clears what held for it alone."""
+    status: cython.int
+    trap: u32 = cpu.sysflags & FLAG_TF
+    shadow: u32 = cpu.shadow
+    if cpu.pending_db and not shadow:
+        return after_step(cpu)
+    if cpu.dr[7] & DR7_ENABLED and code_breakpoint(cpu, cpu.rip + cpu.segbase[SEG_CS]):
+        return ST_FAULT
+    cpu.shadow = 0
+    cpu.budget = 0
+    status = _run_block(cpu, cpu.mode | MODE_STEP)
+    cpu.budget = -1
+    if status == ST_EXIT and (
+        cpu.exit_reason == EXIT_MMIO_READ or cpu.exit_reason == EXIT_PIO_READ
+    ):
+        cpu.shadow = shadow  # it has not happened yet
+        return status
+    cpu.mmio_n = 0
+    if status == ST_FAULT:
+        return status
+    if trap:
+        cpu.pending_db |= 0x4000  # DR6.BS
+    if cpu.pending_db and status == ST_NEXT and not cpu.shadow:
+        return after_step(cpu)
+    if cpu.debug_step and status == ST_NEXT:
+        cpu.exit_reason = EXIT_DEBUG
+        return ST_EXIT
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+    """Runs with the guest's x87 state and MXCSR in the host's FPU."""
+    status: cython.int
+    cpu.link = cython.NULL
+    while True:
+        if cpu.budget < 0 or cpu.attention:
+            status = _poll(cpu)
+            if status == ST_EXIT:
+                return status
+        if _must_step(cpu):
+            status = _step(cpu)
+        else:
+            status = _run_block(cpu, cpu.mode)
+        if status == ST_NEXT:
+            continue
+        if status == ST_FAULT:
+            cpu.mmio_n = 0
+            cpu.io_ready = 0
+            status = deliver_fault(cpu)
+        if status == ST_EXIT:
+            return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def execute(cpu: cython.pointer(Cpu)) -> cython.int:
+    """Run the guest until cpu.exit_reason says why it stopped."""
+    cpu.exit_reason = EXIT_NONE
+    return enter(cpu, _loop, cython.NULL)

@@ -1,0 +1,1 @@
+# Compiled: handlers of control flow and the stack. Nothing here is cimported.
