@@ -18,7 +18,8 @@ cdef enum:                   # access kinds
 cdef struct Walk:            # what a page walk found
     u64 gpa                  # of the byte
     u32 writable             # a store may skip the walk from now on (also dirty already)
-    u32 global_page
+    u32 global_page          # 1 or 0
+    u32 large                # 0, or log2 of the page's size when above 4 KiB
 
 ctypedef u32 (*apic_read_t)(Cpu* cpu, u32 offset) noexcept nogil
 ctypedef void (*apic_write_t)(Cpu* cpu, u32 offset, u32 value) noexcept nogil

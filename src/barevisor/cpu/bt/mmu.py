@@ -231,6 +231,7 @@ def _walk(
         out.gpa = cython.cast(u32, va)
         out.writable = 1
         out.global_page = 0
+        out.large = 0
         return 0
     reserved = (~cpu.phys_mask) & cython.cast(u64, 0x000FFFFFFFFFFFFF)
     if not (cpu.efer & EFER_NXE):
@@ -296,6 +297,7 @@ def _walk(
     else:
         out.gpa = entry & PTE_ADDR & ~(span - 1)
     out.gpa |= va & (span - 1)
+    out.large = shift if level > 1 else 0
     out.global_page = 1 if (entry & 0x100) and (cpu.cr4 & 0x80) else 0
     out.writable = (
         1
@@ -354,6 +356,10 @@ def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
     n: cython.uint
     entry: cython.pointer(TlbEntry)
     code: cython.pointer(ItlbEntry)
+    memset(cpu.large_pages, 0, 128 if keep_global else 256)
+    cpu.huge_pages[0] = 0
+    if not keep_global:
+        cpu.huge_pages[1] = 0
     for idx in range(MMU_COUNT):
         entry = cpu.tlbs[idx]
         if keep_global and idx != MMU_USER:
@@ -373,13 +379,53 @@ def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
-    """Forget one page's translations, global or not."""
+    """Forget one page's translations, global or not; all of it, where it was a larger page, even
+    if the page tables do not say so any more (SDM, INVLPG)."""
     idx: cython.uint
     n: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1))
+    word: cython.uint = cython.cast(cython.uint, (va >> 27) & 15)
+    if (cpu.huge_pages[0] | cpu.huge_pages[1]) >> ((va >> 30) & 63) & 1:
+        tlb_flush(cpu, 0)
+        return
+    if (cpu.large_pages[word] | cpu.large_pages[16 + word]) >> ((va >> 21) & 63) & 1:
+        _flush_large(cpu, va)
     for idx in range(MMU_COUNT):
         cpu.tlbs[idx][n] = cpu.tlb_blank[n]
     for idx in range(2):
         cpu.itlbs[idx][n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _flush_large(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+    """Forget the entries that were cut from the 2 MiB page around `va`: half of each TLB's
+    places could hold one."""
+    idx: cython.uint
+    n: cython.uint
+    first: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1) & ~511)
+    for n in range(first, first + 512):
+        for idx in range(MMU_COUNT):
+            if cpu.tlbs[idx][n].gpa & 2 and (cpu.tlbs[idx][n].rtag ^ va) >> 21 == 0:
+                cpu.tlbs[idx][n] = cpu.tlb_blank[n]
+        for idx in range(2):
+            if cpu.itlbs[idx][n].gpa & 2 and (cpu.itlbs[idx][n].tag ^ va) >> 21 == 0:
+                cpu.itlbs[idx][n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _tlb_gpa(cpu: cython.pointer(Cpu), va: u64, walk: cython.pointer(Walk)) -> u64:
+    """TlbEntry.gpa of a walk's result; notes large pages for tlb_flush_page."""
+    word: cython.uint = cython.cast(cython.uint, (va >> 27) & 15) + 16 * walk.global_page
+    if walk.large == 0:
+        return (walk.gpa & PAGE_MASK) | walk.global_page
+    if walk.large == 21:
+        cpu.large_pages[word] |= cython.cast(u64, 1) << ((va >> 21) & 63)
+    else:
+        cpu.huge_pages[walk.global_page] |= cython.cast(u64, 1) << ((va >> 30) & 63)
+    return (walk.gpa & PAGE_MASK) | walk.global_page | 2
 
 
 @cython.cfunc
@@ -400,7 +446,7 @@ def _fill(
         return
     entry.rtag = page
     entry.host = slot.host + (number << 12)
-    entry.gpa = (walk.gpa & PAGE_MASK) | walk.global_page
+    entry.gpa = _tlb_gpa(cpu, va, walk)
     if walk.writable and not slot.readonly and not slot.code_pages[number]:
         entry.wtag = page
     else:
@@ -440,7 +486,7 @@ def fetch(
             return ST_EXIT
         entry.tag = va & PAGE_MASK
         entry.host = slot.host + ((walk.gpa - slot.gpa) & PAGE_MASK)
-        entry.gpa = (walk.gpa & PAGE_MASK) | walk.global_page
+        entry.gpa = _tlb_gpa(cpu, va, cython.address(walk))
     host[0] = entry.host + (va & 0xFFF)
     gpa[0] = (entry.gpa & PAGE_MASK) | (va & 0xFFF)
     return 0

@@ -155,7 +155,7 @@ cdef struct TlbEntry:        # 32 bytes. Hit: va - rtag <= 4096 - size (one comp
     u64 rtag                 # page address, or a page of another index when not readable
     u64 wtag                 # the same for stores; never set for read-only, clean or code pages
     u64 host                 # host address of the page
-    u64 gpa                  # guest-physical page | 1 if the page is global
+    u64 gpa                  # guest-physical page | 1 if it is global | 2 if cut from a larger one
 
 cdef struct ItlbEntry:
     u64 tag
@@ -452,3 +452,7 @@ cdef struct Cpu:
     u64 fetch_host
     u64 fetch_gpa
     u64 stat[8]              # counters for --trace and bench
+    # Which addresses may have TLB entries cut from large pages: a bit for each hash of the 2 MiB
+    # region, and of the GiB for anything larger; [0] not global, [1] global pages
+    u64 large_pages[32]
+    u64 huge_pages[2]
