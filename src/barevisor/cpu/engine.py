@@ -295,7 +295,8 @@ class EngineVm(Protocol):
 
     def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
         """Call `on_write(value)` when the guest stores `size` (0: any) bytes at `gpa`, without a
-        MmioWrite exit. On the vCPU's thread or on a thread of the engine's: be quick, lock."""
+        MmioWrite exit. On the vCPU's thread or on a thread of the engine's: be quick, lock.
+        kvm cannot see the value and passes 0, so give each meaning an address of its own."""
 
     def remove_doorbell(self, gpa: int) -> None:
         """Undo add_doorbell."""

@@ -46,7 +46,8 @@ SECONDS = 20.0
 
 SELECTORS = {
     "CODE64": 0x08, "DATA": 0x10, "CODE32": 0x18, "UCODE32": 0x23, "UDATA": 0x2B,
-    "UCODE64": 0x33, "DATA16": 0x38, "CODE16": 0x40, "TSS_SEL": 0x48, "GATE": 0x58, "SPARE_SEL": 0x68,
+    "UCODE64": 0x33, "DATA16": 0x38, "CODE16": 0x40, "TSS_SEL": 0x48, "GATE": 0x58,
+    "SPARE_SEL": 0x68,
 }  # fmt: skip
 SYMBOLS = {
     **SELECTORS, "PML4_": PML4, "PDPT_": PDPT, "PD_": PD, "PT_": PT, "GDT_": GDT, "IDT_": IDT,
@@ -243,7 +244,9 @@ MACROS: dict[str, Callable[[str], str]] = {
     "end": lambda rest: f"out {END}, al",
     "user64": lambda rest: f"push UDATA; push USTACK_; push 2; push UCODE64; push {rest}; iretq",
     "user32": lambda rest: f"push UDATA; push USTACK_; push 2; push UCODE32; push {rest}; iretd",
-    "writemsr": lambda rest: "mov ecx, {}; mov eax, {}; mov edx, {}; wrmsr".format(*rest.split(",")),
+    "writemsr": lambda rest: "mov ecx, {}; mov eax, {}; mov edx, {}; wrmsr".format(
+        *rest.split(",")
+    ),
 }  # fmt: skip
 
 # ---- a machine ----
@@ -345,9 +348,10 @@ def _protected(s: CpuState, mode: str) -> None:
 # ---- the runner ----
 
 
-def run(kind: engine.Engine, row: MicroGuest) -> Outcome:
-    """Run a row on an engine. Bounded in exits and time."""
+def run(kind: engine.Engine, row: MicroGuest, *, tss_type: int = 11) -> Outcome:
+    """Run a row on an engine. Bounded in exits and time. `tss_type`: that of TR (11: busy)."""
     image = build(row)
+    image.state.tr.type = tss_type
     ram = mmap.mmap(-1, RAM_SIZE)
     anchor = ctypes.c_char.from_buffer(ram)
     for at, raw in image.parts.items():

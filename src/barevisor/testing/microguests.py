@@ -265,8 +265,8 @@ PROTECTED = (
       "mov eax, DATA; mov fs, eax; user32 u; u: mov ebx, fs; int 0x80; k: report ebx; end",
       (0,), gates={0x80: Gate("k", dpl=3)}),
     M("prot32: lar, lsl and verr", "prot32",
-      "mov ecx, UDATA; lar eax, ecx; and eax, 0xF0FF00; report eax; lsl ebx, ecx; report ebx; mov ecx, 0x80;"
-      "lar eax, ecx; setz al; movzx eax, al; report eax; end",
+      "mov ecx, UDATA; lar eax, ecx; and eax, 0xF0FF00; report eax; lsl ebx, ecx;"
+      "report ebx; mov ecx, 0x80; lar eax, ecx; setz al; movzx eax, al; report eax; end",
       (0xC0F300, 0xFFFFFFFF, 0)),
 )  # fmt: skip
 
@@ -313,7 +313,8 @@ EXCEPTIONS = (
       for name, text in USER_FORBIDDEN),
     *(M(f"long: #GP, {name}", "long", text + "; end", (Fault(13, "b", error),))
       for name, text, error in KERNEL_INVALID),
-    *(M(f"long: #UD, {name}", "long", text + "; end", (Fault(6, "b"),)) for name, text in UNDEFINED),
+    *(M(f"long: #UD, {name}", "long", text + "; end", (Fault(6, "b"),))
+      for name, text in UNDEFINED),
     M("long: #DE, division by zero", "long", "xor ebx, ebx; b: div ebx; end", (Fault(0, "b"),)),
     M("long: #DE, quotient too large", "long",
       "mov edx, 5; mov ebx, 5; b: div ebx; end", (Fault(0, "b"),)),
