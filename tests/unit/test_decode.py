@@ -102,4 +102,4 @@ def test_copy_is_exec_zero() -> None:
 
 
 def test_every_row_has_a_known_handler_name() -> None:
-    assert {row.exec for row in rows()} <= set(exec_names())
+    assert {row.shape.exec for row in rows()} <= set(exec_names())

@@ -504,13 +504,13 @@ def _register_mask(names) -> int:
     return mask
 
 
-def _osize_rule(row) -> int:
+def _osize_rule(shape) -> int:
     for attr, rule in _OSIZE.items():
-        if attr in row.attrs:
+        if attr in shape.attrs:
             return rule
     sizes = ""
     byte = False
-    for op in row.operands:
+    for op in shape.operands:
         if op.kind in ("rAX", "rDX"):
             return OS_V
         if op.kind == "eAX":
@@ -524,16 +524,16 @@ def _osize_rule(row) -> int:
         return OS_V
     if "y" in sizes:
         return OS_Y
-    if "z" in sizes and row.mnemonic != "MOVSXD":
+    if "z" in sizes:
         return OS_Z
-    return OS_B if byte and row.unit == "" else OS_V
+    return OS_B if byte and shape.unit == "" else OS_V
 
 
 @cython.cfunc
-def _set_operand(f: cython.pointer(RowFacts), op, row) -> None:
+def _set_operand(f: cython.pointer(RowFacts), op, shape) -> None:
     kind = op.kind
     reg_size, mem_size = _SPLIT.get(op.size, (op.size, op.size))
-    environment = op.size == "e" and row.unit == "x87"
+    environment = op.size == "e" and shape.unit == "x87"
     rule: cython.int = SZ_ENV if environment else _SIZES[reg_size]
     mem_rule: cython.int = _SIZES[mem_size] if reg_size != mem_size else rule
     cls: cython.int = _CLASSES.get(kind, CLS_NONE)
@@ -568,57 +568,53 @@ def _set_operand(f: cython.pointer(RowFacts), op, row) -> None:
         f.attrs |= RF_XMM0
     if kind == "M":
         f.attrs |= RF_MEM_ONLY
-    elif kind in ("R", "U", "N") and "nomod" not in row.attrs:
+    elif kind in ("R", "U", "N") and "nomod" not in shape.attrs:
         f.attrs |= RF_REG_ONLY
     elif kind in ("X", "Y"):
         f.attrs |= RF_STRING
 
 
 @cython.cfunc
-def _set_facts(f: cython.pointer(RowFacts), row) -> None:
-    f.exec = _EXEC.setdefault(row.exec, len(_EXEC))
-    f.hint = _HINTS.setdefault(row.hint, len(_HINTS))
-    f.mnemonic = _MNEMONICS.setdefault(row.mnemonic, len(_MNEMONICS))
-    f.feature = FEATURES.index(row.feature)
-    f.unit = UNITS.index(row.unit)
-    f.flags_read = _flag_mask(row.flags_read)
-    f.flags_written = _flag_mask(row.flags_written)
-    f.flags_undefined = _flag_mask(row.flags_undefined)
-    f.regs_read = _register_mask(row.regs_read)
-    f.regs_written = _register_mask(row.regs_written)
-    f.osize_rule = _osize_rule(row)
+def _set_shape(f: cython.pointer(RowFacts), shape) -> None:
+    """What rows of one shape have in common."""
+    f.exec = _EXEC.setdefault(shape.exec, len(_EXEC))
+    f.hint = _HINTS.setdefault(shape.hint, len(_HINTS))
+    f.feature = FEATURES.index(shape.feature)
+    f.unit = UNITS.index(shape.unit)
+    f.flags_read = _flag_mask(shape.flags_read)
+    f.flags_written = _flag_mask(shape.flags_written)
+    f.flags_undefined = _flag_mask(shape.flags_undefined)
+    f.regs_read = _register_mask(shape.regs_read)
+    f.regs_written = _register_mask(shape.regs_written)
+    f.osize_rule = _osize_rule(shape)
     for attr, bit in _ATTRS.items():
-        if attr in row.attrs:
+        if attr in shape.attrs:
             f.attrs |= bit
-    for op in row.operands:
-        _set_operand(f, op, row)
-    f.pp = row.encoding.pp or 0
+    for op in shape.operands:
+        _set_operand(f, op, shape)
     f.sized = any(
-        op.kind in ("rAX", "eAX", "rDX") or op.size[:1] in ("v", "z") for op in row.operands
+        [op.kind in ("rAX", "eAX", "rDX") or op.size[:1] in ("v", "z") for op in shape.operands]
     )
-    if row.encoding.modrm:
-        f.attrs |= RF_MODRM
-    if row.encoding.pp is not None:
-        f.attrs |= RF_PREFIXED
     if f.reg_class == CLS_SREG and f.reg_access & ACC_WRITE:
         f.attrs |= RF_CS_UD
-    if not row.encoding.vex and row.unit == "sse" and f.mem_rule in (SZ_X, 16):
-        f.attrs |= 0 if "ua" in row.attrs else RF_ALIGN
+    if f.unit == UNIT_SSE and f.mem_rule in (SZ_X, 16) and "ua" not in shape.attrs:
+        f.attrs |= RF_ALIGN
 
 
-def _pattern(row, attrs: cython.uint) -> tuple:
+def _pattern(row) -> tuple:
     """(mask, value) over the key that match_row makes."""
     e = row.encoding
+    attrs: cython.uint = FACTS[row.number].attrs
     mask: cython.uint = e.modrm_mask
     value: cython.uint = e.modrm_value
-    if e.modrm_mask == 0xFF or e.modrm_mask == 0xF8 or attrs & RF_REG_ONLY:
+    if mask == 0xFF or mask == 0xF8 or attrs & RF_REG_ONLY:
         mask |= KEY_REG
         value |= KEY_REG
-    elif attrs & RF_MEM_ONLY or (row.unit == "x87" and e.modrm):
+    elif attrs & RF_MEM_ONLY:
         mask |= KEY_REG
-    if "64" in row.attrs or "legacy" in row.attrs:
+    if "64" in row.shape.attrs or "legacy" in row.shape.attrs:
         mask |= KEY_64
-        value |= KEY_64 if "64" in row.attrs else 0
+        value |= KEY_64 if "64" in row.shape.attrs else 0
     for field, bit in ((e.vex_l, KEY_L), (e.w, KEY_W), (e.rex_b, KEY_B)):
         if field is not None:
             mask |= bit
@@ -626,40 +622,58 @@ def _pattern(row, attrs: cython.uint) -> tuple:
     return mask, value
 
 
-def _compile() -> None:
-    cells: dict = {}
-    by_name: dict = {}
-    index: cython.int
+def _fill_facts() -> None:
+    first: dict = {}  # shape -> the first row that has it
+    row_of: dict = {}
     for row in _ROWS:
-        index = row.number
-        _set_facts(cython.address(FACTS[index]), row)
-        by_name.setdefault(row.mnemonic, index)
+        n: cython.int = row.number
+        f: cython.pointer(RowFacts) = cython.address(FACTS[n])
+        known: cython.int = first.setdefault(id(row.shape), n)
+        if known == n:
+            _set_shape(f, row.shape)
+        else:
+            FACTS[n] = FACTS[known]
+            f.attrs &= 0xFFFF & ~(RF_MODRM | RF_PREFIXED)
+        if row.encoding.modrm:
+            f.attrs |= RF_MODRM
+        if row.encoding.pp is not None:
+            f.attrs |= RF_PREFIXED
+        f.pp = row.encoding.pp or 0
+        f.mnemonic = _MNEMONICS.setdefault(row.mnemonic, len(_MNEMONICS))
+        row_of.setdefault(row.mnemonic, n)
+    for name, other in _FALLBACKS.items():
+        n = row_of[name]
+        FACTS[n].fallback = row_of[other]
+
+
+def _fill_cells() -> None:
+    cells: dict = {}
+    for row in _ROWS:
         e = row.encoding
-        mask, value = _pattern(row, FACTS[index].attrs)
-        rank = -(mask.bit_count() + (e.pp is not None) * 16)
+        mask, value = _pattern(row)
+        entry = (-mask.bit_count() - (16 if e.pp is not None else 0), row.number, mask, value)
         base = (4096 if e.vex else 0) | (e.map << 10)
         for opcode in range(e.opcode, e.opcode + (8 if e.plus_r else 1)):
             for pp in range(4) if e.pp is None else (e.pp,):
-                cells.setdefault(base | (opcode << 2) | pp, []).append((rank, index, mask, value))
-    for name, other in _FALLBACKS.items():
-        if name in by_name:
-            FACTS[by_name[name]].fallback = by_name[other]
+                cells.setdefault(base | (opcode << 2) | pp, []).append(entry)
     used: cython.int = 0
-    for cell, entries in cells.items():
+    for number, entries in cells.items():
         entries.sort()
-        CELLS[cell].start = used
-        CELLS[cell].count = len(entries)
+        cell: cython.pointer(Cell) = cython.address(CELLS[cython.cast(cython.int, number)])
+        cell.start = used
+        cell.count = len(entries)
         for _, n, mask, value in entries:
             MATCHES[used].mask = mask
             MATCHES[used].value = value
             MATCHES[used].row = n
-            CELLS[cell].modrm |= _ROWS[n].encoding.modrm
+            cell.modrm |= 1 if FACTS[cython.cast(cython.int, n)].attrs & RF_MODRM else 0
             used += 1
 
 
 if len(_ROWS) > MAX_ROWS:
     raise ImportError(f"instruction table: {len(_ROWS)} rows, room for {MAX_ROWS}")
-_compile()
+_fill_facts()
+_fill_cells()
 
 
 class Decoded:

@@ -33,6 +33,7 @@ attributes  64 | legacy   the modes that have it      d64  operand size defaults
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -86,13 +87,9 @@ class Encoding(NamedTuple):
     modrm_value: int
 
 
-class Row(NamedTuple):
-    """One instruction form."""
+class Shape(NamedTuple):
+    """All of a row but its encoding and name. Rows with equal columns share one Shape."""
 
-    number: int
-    text: str
-    encoding: Encoding
-    mnemonic: str
     operands: tuple[Operand, ...]
     exec: str
     feature: str
@@ -111,20 +108,23 @@ class Row(NamedTuple):
         return next((m for m in ("64", "legacy") if m in self.attrs), "both")
 
 
-_operands: dict[str, Operand] = {}
+class Row(NamedTuple):
+    """One instruction form."""
+
+    number: int
+    text: str
+    encoding: Encoding
+    mnemonic: str
+    shape: Shape
 
 
 def parse_operand(text: str) -> Operand:
-    known = _operands.get(text)
-    if known is not None:
-        return known
     access = ACCESS.get(text[-1], 1)
     name = text if access == 1 else text[:-1]
-    op = Operand(name, "", access) if name in FIXED else Operand(name[0], name[1:], access)
-    _operands[text] = op
-    return op
+    return Operand(name, "", access) if name in FIXED else Operand(name[0], name[1:], access)
 
 
+@cache
 def _parse_vex(token: str) -> tuple[int | None, int | None, int, int]:
     """VEX.128.66.0F38.W0: L, W, pp, map."""
     vex_l: int | None = None
@@ -175,6 +175,7 @@ def parse_encoding(text: str) -> Encoding:
     return Encoding(vex, vmap, opcode, plus_r, pp, vex_l, w, rex_b, modrm, mask, value)
 
 
+@cache
 def _modrm_pattern(token: str) -> tuple[int, int]:
     """/r, /digit, E8 or E8+i as (mask, value) of the ModRM byte."""
     if token == "/r":
@@ -186,20 +187,18 @@ def _modrm_pattern(token: str) -> tuple[int, int]:
     return 0xFF, int(token, 16)
 
 
-def parse_row(number: int, line: str, unit: str, feature: str) -> Row:
-    encoding, what, handler, notes = (column.strip() for column in line.split("|"))
-    mnemonic, _, operand_text = what.partition(" ")
-    operands = tuple([parse_operand(o) for o in operand_text.strip().split(",") if o])
+@cache
+def parse_shape(operand_text: str, handler: str, notes: str, unit: str, feature: str) -> Shape:
+    operands = tuple([parse_operand(o) for o in operand_text.split(",") if o])
     columns = {"r": "", "w": "", "u": "", "hint": "", "in": "", "out": ""}
+    named = {"f": feature, "unit": unit}
     attrs = []
     for note in notes.split():
         key, eq, value = note.partition("=")
         if not eq:
             attrs.append(note)
-        elif key == "f":
-            feature = value
-        elif key == "unit":
-            unit = value
+        elif key in named:
+            named[key] = value
         else:
             columns[key] += value
     read = columns["in"].split(",") if columns["in"] else []
@@ -213,11 +212,17 @@ def parse_row(number: int, line: str, unit: str, feature: str) -> Row:
             read.append(gpr)
         if gpr and op.access & 2:
             written.append(gpr)
-    return Row(
-        number, line, parse_encoding(encoding), mnemonic, operands, handler, feature, unit,
-        frozenset(attrs), columns["hint"], columns["r"], columns["w"], columns["u"],
-        tuple(read), tuple(written),
+    return Shape(
+        operands, handler, named["f"], named["unit"], frozenset(attrs), columns["hint"],
+        columns["r"], columns["w"], columns["u"], tuple(read), tuple(written),
     )  # fmt: skip
+
+
+def parse_row(number: int, line: str, unit: str, feature: str) -> Row:
+    encoding, what, handler, notes = line.split("|")
+    mnemonic, _, operand_text = what.strip().partition(" ")
+    shape = parse_shape(operand_text.strip(), handler.strip(), notes.strip(), unit, feature)
+    return Row(number, line, parse_encoding(encoding), mnemonic, shape)
 
 
 def lines() -> Iterator[tuple[str, str, str]]:
