@@ -1,5 +1,7 @@
 """Instruction table rows back to bytes: one plain encoding of each form, for generated tests."""
 
+from collections.abc import Iterator
+
 from barevisor.cpu.x86.instructions import Row
 
 ESCAPES = {0: b"", 1: b"\x0f", 2: b"\x0f\x38", 3: b"\x0f\x3a"}
@@ -26,12 +28,14 @@ def modes(row: Row) -> tuple[int, ...]:
     return {"64": (64,), "legacy": (16, 32), "both": (16, 32, 64)}[row.shape.mode]
 
 
-def immediates(row: Row, bits: int) -> bytes:
-    """Zero immediates of the right size for the mode's own operand and address size."""
+def immediates(row: Row, bits: int, wide: bool) -> bytes:
+    """Immediates (the first is 2) for the mode's own operand and address size."""
     operand = 2 if bits == 16 else 4
     size = 0
     for op in row.shape.operands:
-        if op.kind in ("I", "J"):
+        if op.kind == "I" and op.size == "v" and wide:
+            size += 8
+        elif op.kind in ("I", "J"):
             size += IMMEDIATE_SIZE.get(op.size, operand)
         elif op.kind == "A":
             size += operand + 2
@@ -39,7 +43,7 @@ def immediates(row: Row, bits: int) -> bytes:
             size += 1
         elif op.kind == "O":
             size += MOFFS_SIZE[bits]
-    return bytes(size)
+    return b"\x02"[:size] + bytes(max(0, size - 1))
 
 
 def modrm_bytes(row: Row, memory: bool, bits: int, reg: int, rm: int) -> bytes:
@@ -57,7 +61,7 @@ def modrm_bytes(row: Row, memory: bool, bits: int, reg: int, rm: int) -> bytes:
 
 
 def encode(
-    row: Row, bits: int, *, memory: bool, reg: int = 0, rm: int = 3, vvvv: int = 1, wide: int = 0
+    row: Row, bits: int, *, memory: bool, reg: int = 4, rm: int = 3, vvvv: int = 1, wide: int = 0
 ) -> bytes:
     """One encoding of `row`: ModRM.reg `reg`, a register `rm` or memory at [rm].
 
@@ -65,9 +69,9 @@ def encode(
     size is the mode's own.
     """
     e = row.encoding
-    tail = bytes([e.opcode | (reg if e.plus_r else 0)])
-    tail += modrm_bytes(row, memory, bits, reg, rm) + immediates(row, bits)
     w = e.w if e.w is not None else wide & 1
+    tail = bytes([e.opcode | (reg if e.plus_r else 0)])
+    tail += modrm_bytes(row, memory, bits, reg, rm) + immediates(row, bits, bool(w))
     if not e.vex:
         rex = bytes([0x48]) if w and bits == 64 else b""
         return PREFIX[e.pp] + rex + ESCAPES[e.map] + tail
@@ -75,3 +79,17 @@ def encode(
     named = any(op.kind in "HB" for op in row.shape.operands)
     field = ~(vvvv if named else 0) & 15
     return bytes([0xC4, 0xE0 | e.map, w << 7 | field << 3 | vex_l << 2 | (e.pp or 0)]) + tail
+
+
+def encodings(row: Row) -> Iterator[tuple[bytes, int, bool]]:
+    """(bytes, mode, has a memory operand): every mode, register and memory form, W and L."""
+    forms = [True] if has_memory_form(row) else []
+    if has_register_form(row) or not row.encoding.modrm:
+        forms.append(False)
+    for bits in modes(row):
+        if bits == 16 and "vsib" in row.shape.attrs:
+            continue
+        widths = range(4) if row.encoding.vex else range(2 if bits == 64 else 1)
+        for memory in forms:
+            for wide in widths:
+                yield encode(row, bits, memory=memory, wide=wide), bits, memory

@@ -14,8 +14,10 @@ operands    SDM appendix A: E register or memory by ModRM.rm, M memory only, R r
             I immediate (Iub, Iuw: zero-extended), J branch, A far pointer, O moffs, X Y strings.
             Sizes: b w d q t(10) dq(16) qq(32); v 2/4/8 and z 2/4 by operand size; y 4/8; x 16 or
             32 by VEX.L, h half, f a fourth, e an eighth of it; Evw a 16-bit memory operand but a
-            whole register (yb, yw, yd likewise); p far pointer, s GDTR, n address only.
-            A trailing `=` is written, `+` read and written, nothing: read.
+            whole register (yb, yw, yd likewise); p far pointer, s GDTR, e and fs the x87
+            environment and FNSAVE image, fx FXSAVE, xs what only the handler knows (XSAVE,
+            gathers), n address only. A trailing `=` is written, `+` read and written, nothing:
+            read. Writing part of a register does not count as reading it.
 exec        `copy`: an unprivileged instruction that runs on the host as it is, operands rewritten;
             else the name of its handler.
 attributes  64 | legacy   the modes that have it      d64  operand size defaults to 64 in 64-bit

@@ -240,14 +240,14 @@ VEX.66.0F38.W0 8C /r     | VPMASKMOVD Vx=,Hx,Mx    | vmaskmov |
 VEX.66.0F38.W1 8C /r     | VPMASKMOVQ Vx=,Hx,Mx    | vmaskmov |
 VEX.66.0F38.W0 8E /r     | VPMASKMOVD Mx=,Hx,Vx    | vmaskmov |
 VEX.66.0F38.W1 8E /r     | VPMASKMOVQ Mx=,Hx,Vx    | vmaskmov |
-VEX.66.0F38.W0 90 /r     | VPGATHERDD Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W1 90 /r     | VPGATHERDQ Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W0 91 /r     | VPGATHERQD Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W1 91 /r     | VPGATHERQQ Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W0 92 /r     | VGATHERDPS Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W1 92 /r     | VGATHERDPD Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W0 93 /r     | VGATHERQPS Vx+,Mn,Hx+   | gather | vsib
-VEX.66.0F38.W1 93 /r     | VGATHERQPD Vx+,Mn,Hx+   | gather | vsib
+VEX.66.0F38.W0 90 /r     | VPGATHERDD Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W1 90 /r     | VPGATHERDQ Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W0 91 /r     | VPGATHERQD Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W1 91 /r     | VPGATHERQQ Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W0 92 /r     | VGATHERDPS Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W1 92 /r     | VGATHERDPD Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W0 93 /r     | VGATHERQPS Vx+,Mxs,Hx+  | gather | vsib
+VEX.66.0F38.W1 93 /r     | VGATHERQPD Vx+,Mxs,Hx+  | gather | vsib
 VEX.256.66.0F3A.W1 00 /r | VPERMQ Vx=,Wx,Ib        | copy |
 VEX.256.66.0F3A.W1 01 /r | VPERMPD Vx=,Wx,Ib       | copy |
 VEX.66.0F3A.W0 02 /r     | VPBLENDD Vx=,Hx,Wx,Ib   | copy |

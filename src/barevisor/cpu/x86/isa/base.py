@@ -33,15 +33,15 @@ ALU = (  # mnemonic, access mark of its destination, flags; encoding order: opco
     ("CMP", "", "w=oszapc"),
 )
 
-SHIFTS = (  # mnemonic and flags of group 2, encoding order /0 .. /7 (/6 is SHL again)
-    ("ROL", "w=oc"),
-    ("ROR", "w=oc"),
-    ("RCL", "r=c w=oc"),
-    ("RCR", "r=c w=oc"),
-    ("SHL", "w=oszpc u=a"),
-    ("SHR", "w=oszpc u=a"),
-    ("SHL", "w=oszpc u=a"),
-    ("SAR", "w=oszpc u=a"),
+SHIFTS = (  # mnemonic, flags by 1, by other counts; group 2, /0 .. /7 (/6 is SHL again)
+    ("ROL", "w=oc", "w=c u=o"),
+    ("ROR", "w=oc", "w=c u=o"),
+    ("RCL", "r=c w=oc", "r=c w=c u=o"),
+    ("RCR", "r=c w=oc", "r=c w=c u=o"),
+    ("SHL", "w=oszpc u=a", "w=szpc u=oa"),
+    ("SHR", "w=oszpc u=a", "w=szpc u=oa"),
+    ("SHL", "w=oszpc u=a", "w=szpc u=oa"),
+    ("SAR", "w=oszpc u=a", "w=szpc u=oa"),
 )
 
 
@@ -68,14 +68,14 @@ def _alu() -> str:
 def _shifts() -> str:
     return "".join(
         f"""
-C0 /{n} | {name} Eb+,Ib | copy | {flags}
-C1 /{n} | {name} Ev+,Ib | copy | {flags}
-D0 /{n} | {name} Eb+,1  | copy | {flags}
-D1 /{n} | {name} Ev+,1  | copy | {flags}
-D2 /{n} | {name} Eb+,CL | copy | {flags}
-D3 /{n} | {name} Ev+,CL | copy | {flags}
+C0 /{n} | {name} Eb+,Ib | copy | {more}
+C1 /{n} | {name} Ev+,Ib | copy | {more}
+D0 /{n} | {name} Eb+,1  | copy | {one}
+D1 /{n} | {name} Ev+,1  | copy | {one}
+D2 /{n} | {name} Eb+,CL | copy | {more}
+D3 /{n} | {name} Ev+,CL | copy | {more}
 """
-        for n, (name, flags) in enumerate(SHIFTS)
+        for n, (name, one, more) in enumerate(SHIFTS)
     )
 
 
@@ -141,7 +141,7 @@ F3 90    | PAUSE            | pause       |
 9C       | PUSHF            | pushf       | d64 sp r=oszapcdi
 9D       | POPF             | popf        | d64 sp end w=oszapcdi
 9E       | SAHF             | sahf        | w=szapc in=rax
-9F       | LAHF             | lahf        | r=szapc in=rax out=rax
+9F       | LAHF             | lahf        | r=szapc out=rax
 A0       | MOV AL=,Ob       | copy        | hint=mov_a_o
 A1       | MOV rAX=,Ov      | copy        | hint=mov_a_o
 A2       | MOV Ob=,AL       | copy        | hint=mov_o_a
@@ -253,33 +253,33 @@ TWO_BYTE = """
 0F 1F /r | NOP En           | nop         | hintop
 0F A0    | PUSH FS          | push_sreg   | d64 sp
 0F A1    | POP FS=          | pop_sreg    | d64 sp
-0F A3 /r | BT Rv,Gv         | copy        | w=c u=oszap
-0F A3 /r | BT Mv,Gv         | bt          | w=c u=oszap
-0F A4 /r | SHLD Ev+,Gv,Ib   | copy        | w=oszpc u=a
-0F A5 /r | SHLD Ev+,Gv,CL   | copy        | w=oszpc u=a
+0F A3 /r | BT Rv,Gv         | copy        | w=c u=osap
+0F A3 /r | BT Mv,Gv         | bt          | w=c u=osap
+0F A4 /r | SHLD Ev+,Gv,Ib   | copy        | w=szpc u=oa
+0F A5 /r | SHLD Ev+,Gv,CL   | copy        | w=szpc u=oa
 0F A8    | PUSH GS          | push_sreg   | d64 sp
 0F A9    | POP GS=          | pop_sreg    | d64 sp
-0F AB /r | BTS Rv+,Gv       | copy        | w=c u=oszap
-0F AB /r | BTS Mv+,Gv       | bts         | lock w=c u=oszap
-0F AC /r | SHRD Ev+,Gv,Ib   | copy        | w=oszpc u=a
-0F AD /r | SHRD Ev+,Gv,CL   | copy        | w=oszpc u=a
+0F AB /r | BTS Rv+,Gv       | copy        | w=c u=osap
+0F AB /r | BTS Mv+,Gv       | bts         | lock w=c u=osap
+0F AC /r | SHRD Ev+,Gv,Ib   | copy        | w=szpc u=oa
+0F AD /r | SHRD Ev+,Gv,CL   | copy        | w=szpc u=oa
 0F AF /r | IMUL Gv+,Ev      | copy        | w=oc u=szap
 0F B0 /r | CMPXCHG Eb+,Gb   | copy        | lock w=oszapc in=rax out=rax
 0F B1 /r | CMPXCHG Ev+,Gv   | copy        | lock w=oszapc in=rax out=rax
 0F B2 /r | LSS Gv=,Mp       | lss         | end
-0F B3 /r | BTR Rv+,Gv       | copy        | w=c u=oszap
-0F B3 /r | BTR Mv+,Gv       | btr         | lock w=c u=oszap
+0F B3 /r | BTR Rv+,Gv       | copy        | w=c u=osap
+0F B3 /r | BTR Mv+,Gv       | btr         | lock w=c u=osap
 0F B4 /r | LFS Gv=,Mp       | lfs         | end
 0F B5 /r | LGS Gv=,Mp       | lgs         | end
 0F B6 /r | MOVZX Gv=,Eb     | copy        | hint=movzx
 0F B7 /r | MOVZX Gv=,Ew     | copy        | hint=movzx
-0F B9 /r | UD1 Gv,Ev        | ud          | end
-0F BA /4 | BT Ev,Ib         | copy        | w=c u=oszap
-0F BA /5 | BTS Ev+,Ib       | copy        | lock w=c u=oszap
-0F BA /6 | BTR Ev+,Ib       | copy        | lock w=c u=oszap
-0F BA /7 | BTC Ev+,Ib       | copy        | lock w=c u=oszap
-0F BB /r | BTC Rv+,Gv       | copy        | w=c u=oszap
-0F BB /r | BTC Mv+,Gv       | btc         | lock w=c u=oszap
+0F B9 /r | UD1 Gv,En        | ud          | end
+0F BA /4 | BT Ev,Ib         | copy        | w=c u=osap
+0F BA /5 | BTS Ev+,Ib       | copy        | lock w=c u=osap
+0F BA /6 | BTR Ev+,Ib       | copy        | lock w=c u=osap
+0F BA /7 | BTC Ev+,Ib       | copy        | lock w=c u=osap
+0F BB /r | BTC Rv+,Gv       | copy        | w=c u=osap
+0F BB /r | BTC Mv+,Gv       | btc         | lock w=c u=osap
 0F BC /r | BSF Gv+,Ev       | copy        | w=z u=osapc
 0F BD /r | BSR Gv+,Ev       | copy        | w=z u=osapc
 F3 0F BC /r | TZCNT Gv=,Ev  | copy        | f=bmi1 w=zc u=osap
@@ -297,7 +297,7 @@ NP 0F C7 /6 | RDRAND Rv=    | copy        | f=rdrand w=oszapc
 NP 0F C7 /7 | RDSEED Rv=    | copy        | f=rdseed w=oszapc
 66 0F C7 /7 | RDSEED Rv=    | copy        | f=rdseed w=oszapc
 0F C8+r  | BSWAP Zv+        | copy        |
-0F FF /r | UD0 Gv,Ev        | ud          | end
+0F FF /r | UD0 Gv,En        | ud          | end
 NP 0F 38 F0 /r | MOVBE Gv=,Mv   | copy    | f=movbe
 66 0F 38 F0 /r | MOVBE Gv=,Mv   | copy    | f=movbe
 NP 0F 38 F1 /r | MOVBE Mv=,Gv   | copy    | f=movbe

@@ -59,10 +59,10 @@ D9 FC    | FRNDINT       | copy    |
 D9 FD    | FSCALE        | copy    |
 D9 FE    | FSIN          | copy    |
 D9 FF    | FCOS          | copy    |
-DA C0+i  | FCMOVB ST0,STi   | copy | r=c
-DA C8+i  | FCMOVE ST0,STi   | copy | r=z
-DA D0+i  | FCMOVBE ST0,STi  | copy | r=cz
-DA D8+i  | FCMOVU ST0,STi   | copy | r=p
+DA C0+i  | FCMOVB ST0,STi   | copy | r=c f=cmov
+DA C8+i  | FCMOVE ST0,STi   | copy | r=z f=cmov
+DA D0+i  | FCMOVBE ST0,STi  | copy | r=cz f=cmov
+DA D8+i  | FCMOVU ST0,STi   | copy | r=p f=cmov
 DA E9    | FUCOMPP          | copy |
 DB /0    | FILD Md       | copy    |
 DB /1    | FISTTP Md=    | copy    | f=pni
@@ -70,17 +70,17 @@ DB /2    | FIST Md=      | copy    |
 DB /3    | FISTP Md=     | copy    |
 DB /5    | FLD Mt        | copy    |
 DB /7    | FSTP Mt=      | copy    |
-DB C0+i  | FCMOVNB ST0,STi  | copy | r=c
-DB C8+i  | FCMOVNE ST0,STi  | copy | r=z
-DB D0+i  | FCMOVNBE ST0,STi | copy | r=cz
-DB D8+i  | FCMOVNU ST0,STi  | copy | r=p
+DB C0+i  | FCMOVNB ST0,STi  | copy | r=c f=cmov
+DB C8+i  | FCMOVNE ST0,STi  | copy | r=z f=cmov
+DB D0+i  | FCMOVNBE ST0,STi | copy | r=cz f=cmov
+DB D8+i  | FCMOVNU ST0,STi  | copy | r=p f=cmov
 DB E0    | FNENI         | nop     |
 DB E1    | FNDISI        | nop     |
 DB E2    | FNCLEX        | fnclex  |
 DB E3    | FNINIT        | fninit  |
 DB E4    | FNSETPM       | nop     |
-DB E8+i  | FUCOMI ST0,STi   | copy | w=zpc w=osa
-DB F0+i  | FCOMI ST0,STi    | copy | w=zpc w=osa
+DB E8+i  | FUCOMI ST0,STi   | copy | w=oszapc f=cmov
+DB F0+i  | FCOMI ST0,STi    | copy | w=oszapc f=cmov
 DC C0+i  | FADD STi,ST0  | copy    |
 DC C8+i  | FMUL STi,ST0  | copy    |
 DC D0+i  | FCOM ST0,STi  | copy    |
@@ -123,8 +123,8 @@ DF C8+i  | FXCH STi      | copy    |
 DF D0+i  | FSTP STi      | copy    |
 DF D8+i  | FSTP STi      | copy    |
 DF E0    | FNSTSW AX=    | fnstsw  |
-DF E8+i  | FUCOMIP ST0,STi | copy  | w=zpc w=osa
-DF F0+i  | FCOMIP ST0,STi  | copy  | w=zpc w=osa
+DF E8+i  | FUCOMIP ST0,STi | copy  | w=oszapc f=cmov
+DF F0+i  | FCOMIP ST0,STi  | copy  | w=oszapc f=cmov
 9B       | FWAIT         | fwait   |
 """
 
