@@ -126,8 +126,11 @@ def depends(data: bytes) -> list[str]:
 
 
 def strip_signature(data: bytes) -> bytes:
-    """Without the appended signature, which a kernel that does not force it need not check:
-    hashing a megabyte is a good part of a start on the software engine."""
+    """Without the appended signature, which a kernel that does not force them need not check.
+
+    On Debian's 6.1 cloud kernel that is 168 of the 213 million instructions between /init and
+    the agent (QEMU -icount). The kernel notes it as taint flag E.
+    """
     if not data.endswith(SIGNATURE_MAGIC):
         return data
     end = len(data) - len(SIGNATURE_MAGIC) - SIGNATURE_INFO.size
