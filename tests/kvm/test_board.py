@@ -12,7 +12,7 @@ from barevisor.board import acpi, power
 from barevisor.board import map as board_map
 from barevisor.board.machine import Machine, Outcome
 from barevisor.boot import cache, linux, multiboot, pvh
-from barevisor.cpu.engine import MachineSpec
+from barevisor.cpu.engine import CpuState, MachineSpec, Segment
 from barevisor.cpu.kvm.vm import KvmEngine
 from barevisor.devices import testdev
 from barevisor.devices.rtc import Rtc
@@ -121,6 +121,21 @@ def test_the_64_bit_protocol_finds_boot_params_and_resets() -> None:
     outcome = pc.run(boot)
     assert outcome is not None
     assert (outcome.kind, pc.out) == ("reset", b"sixty-four")
+
+
+def test_a_jump_to_the_reset_vector_resets() -> None:
+    """How Linux resets when EFI and ACPI cannot: FFFF:0000 in real mode."""
+    pc = Pc()
+
+    def boot(m: Machine) -> None:
+        acpi.install(m.ram, 1)
+        state = CpuState(cs=Segment(0xFFFF, 0xF_FFF0, type=11))
+        state.regs.rip = 0
+        m.vcpus[0].set_state(state)
+
+    outcome = pc.run(boot)
+    assert outcome is not None
+    assert outcome.kind == "reset"
 
 
 def test_a_triple_fault_is_reported_with_the_cpu_state() -> None:

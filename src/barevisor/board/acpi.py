@@ -12,7 +12,7 @@ import struct
 
 from barevisor.board import aml
 from barevisor.board import map as board_map
-from barevisor.board.power import RESET_VALUE, SLEEP_TYPE_S5
+from barevisor.board.power import RESET_STUB, RESET_VALUE, SLEEP_TYPE_S5
 from barevisor.board.ram import GuestRam
 from barevisor.errors import ConfigError
 
@@ -36,9 +36,10 @@ XAPIC_MAX = 255
 
 
 def install(ram: GuestRam, cpus: int) -> int:
-    """Write all tables into the BIOS area; returns the RSDP's address."""
+    """Write all tables, and the code that the reset vector leads to, into the BIOS area; returns
+    the RSDP's address. Raises ConfigError when the CPUs' rows do not fit."""
     at = board_map.BIOS_AREA + 64
-    end = board_map.BIOS_AREA + board_map.BIOS_AREA_SIZE
+    end = board_map.RESET_VECTOR
     image = bytearray(board_map.BIOS_AREA_SIZE)
 
     def place(data: bytes) -> int:
@@ -56,6 +57,7 @@ def install(ram: GuestRam, cpus: int) -> int:
     root = rsdp(xsdt_at)
     image[: len(root)] = root
     ram.write(board_map.BIOS_AREA, memoryview(image)[: at - board_map.BIOS_AREA])
+    ram.write(board_map.RESET_VECTOR, RESET_STUB)
     return board_map.BIOS_AREA
 
 

@@ -20,6 +20,9 @@ LEGACY_HOLE, LEGACY_HOLE_END = 0xA_0000, 0x10_0000
 BIOS_AREA, BIOS_AREA_SIZE = 0xE_0000, 0x2_0000
 """ACPI 6.5, 5.2.5.1: a guest without a boot loader's hint looks for the RSDP here."""
 
+RESET_VECTOR = 0xF_FFF0
+"""Where FFFF:0000 and the vector at the top of 4 GiB lead on a PC."""
+
 LOW_RAM_MAX = 0xC000_0000
 HIGH_RAM = 0x1_0000_0000
 RAM_MAX = 252 << 30
