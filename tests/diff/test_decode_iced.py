@@ -38,7 +38,10 @@ ACCESS = {  # iced's operand access -> ACC_*
     iced.OpAccess.NO_MEM_ACCESS: 0,
 }
 REGISTERS = {n: k.lower() for k, n in vars(iced.Register).items() if isinstance(n, int)}
-OTHER_FEATURE = {"PADDQ_MM_MMM64": "the MMX form came with SSE2 (SDM, PADDQ, introduction)"}
+OTHER_FEATURE = {
+    "PADDQ_MM_MMM64": "the MMX form came with SSE2 (SDM, PADDQ, introduction)",
+    "WAIT": "not of the x87 unit: its #NM rule is TS with MP (SDM, WAIT)",
+}
 HYPERCALLS = {"VMCALL", "VMMCALL"}  # iced describes VMX; ours leaves flags alone
 READS = {iced.OpAccess.READ, iced.OpAccess.COND_READ, iced.OpAccess.READ_WRITE,
          iced.OpAccess.READ_COND_WRITE}  # fmt: skip

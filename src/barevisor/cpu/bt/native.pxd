@@ -9,3 +9,8 @@ cdef extern from *:
     void fxrstor64 "__builtin_ia32_fxrstor64"(void* image) noexcept nogil
     u32 get_mxcsr "__builtin_ia32_stmxcsr"() noexcept nogil
     void set_mxcsr "__builtin_ia32_ldmxcsr"(u32 value) noexcept nogil
+    u32 fnstsw "__builtin_ia32_fnstsw"() noexcept nogil
+    void fnclex "__builtin_ia32_fnclex"() noexcept nogil
+    # The 28-byte protected-mode environment
+    void fnstenv "__builtin_ia32_fnstenv"(void* env) noexcept nogil
+    void fldenv "__builtin_ia32_fldenv"(void* env) noexcept nogil

@@ -114,14 +114,10 @@ def _operand(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _implicit_xmm0(insn: cython.pointer(Insn)) -> u32:
+def _implicit_xmm0(insn: cython.pointer(Insn), f: cython.pointer(RowFacts)) -> u32:
     """ACC_* bits: how the instruction uses XMM0 without naming it in its encoding."""
-    if insn.map == 2 and not insn.vex:
-        # PBLENDVB, BLENDVPS, BLENDVPD, SHA256RNDS2
-        if insn.opcode == 0x10 or insn.opcode == 0x14 or insn.opcode == 0x15:
-            return ACC_READ
-        if insn.opcode == 0xCB:
-            return ACC_READ
+    if f.attrs & RF_XMM0:
+        return ACC_READ
     if insn.map == 3 and (insn.opcode == 0x60 or insn.opcode == 0x62):
         return ACC_WRITE  # PCMPESTRM, PCMPISTRM
     return 0
@@ -156,7 +152,7 @@ def _plan_implicit(
     plan: cython.pointer(Plan), insn: cython.pointer(Insn), f: cython.pointer(RowFacts)
 ) -> cython.void:
     guest: u32
-    access: u32 = _implicit_xmm0(insn)
+    access: u32 = _implicit_xmm0(insn, f)
     for guest in range(4):
         if (f.regs_read | f.regs_written) >> guest & 1:
             _pin(plan, guest, f.regs_written >> guest & 1)

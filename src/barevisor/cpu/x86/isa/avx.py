@@ -200,10 +200,10 @@ VEX.128.66.0F3A 15 /r | VPEXTRW Eyw=,Vx,Ib     | copy |
 VEX.128.66.0F3A 16 /r | VPEXTRD Ey=,Vx,Ib      | copy |
 VEX.128.66.0F3A 20 /r | VPINSRB Vx=,Hx,Eyb,Ib  | copy |
 VEX.128.66.0F3A 22 /r | VPINSRD Vx=,Hx,Ey,Ib   | copy |
-VEX.128.66.0F3A 60 /r | VPCMPESTRM Vx,Wx,Ib    | pcmpstr | w=oszapc in=rax,rdx
-VEX.128.66.0F3A 61 /r | VPCMPESTRI Vx,Wx,Ib    | pcmpstr | w=oszapc in=rax,rdx out=rcx
-VEX.128.66.0F3A 62 /r | VPCMPISTRM Vx,Wx,Ib    | pcmpstr | w=oszapc
-VEX.128.66.0F3A 63 /r | VPCMPISTRI Vx,Wx,Ib    | pcmpstr | w=oszapc out=rcx
+VEX.128.66.0F3A 60 /r | VPCMPESTRM Vx,Wx,Ib    | copy | w=oszapc in=rax,rdx
+VEX.128.66.0F3A 61 /r | VPCMPESTRI Vx,Wx,Ib    | copy | w=oszapc in=rax,rdx out=rcx
+VEX.128.66.0F3A 62 /r | VPCMPISTRM Vx,Wx,Ib    | copy | w=oszapc
+VEX.128.66.0F3A 63 /r | VPCMPISTRI Vx,Wx,Ib    | copy | w=oszapc out=rcx
 VEX.128.66.0F38 DB /r | VAESIMC Vx=,Wx         | copy | f=aes
 VEX.128.66.0F3A DF /r | VAESKEYGENASSIST Vx=,Wx,Ib | copy | f=aes
 VEX.128.66.0F38 DC /r | VAESENC Vx=,Hx,Wx      | copy | f=aes

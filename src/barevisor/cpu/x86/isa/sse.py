@@ -178,10 +178,10 @@ SSE4 = """
 66 0F 3A 40 /r | DPPS Vx+,Wx,Ib        | copy |
 66 0F 3A 41 /r | DPPD Vx+,Wx,Ib        | copy |
 66 0F 3A 42 /r | MPSADBW Vx+,Wx,Ib     | copy |
-66 0F 3A 60 /r | PCMPESTRM Vx,Wx,Ib    | pcmpstr | ua f=sse4_2 w=oszapc in=rax,rdx
-66 0F 3A 61 /r | PCMPESTRI Vx,Wx,Ib    | pcmpstr | ua f=sse4_2 w=oszapc in=rax,rdx out=rcx
-66 0F 3A 62 /r | PCMPISTRM Vx,Wx,Ib    | pcmpstr | ua f=sse4_2 w=oszapc
-66 0F 3A 63 /r | PCMPISTRI Vx,Wx,Ib    | pcmpstr | ua f=sse4_2 w=oszapc out=rcx
+66 0F 3A 60 /r | PCMPESTRM Vx,Wx,Ib    | copy | ua f=sse4_2 w=oszapc in=rax,rdx
+66 0F 3A 61 /r | PCMPESTRI Vx,Wx,Ib    | copy | ua f=sse4_2 w=oszapc in=rax,rdx out=rcx
+66 0F 3A 62 /r | PCMPISTRM Vx,Wx,Ib    | copy | ua f=sse4_2 w=oszapc
+66 0F 3A 63 /r | PCMPISTRI Vx,Wx,Ib    | copy | ua f=sse4_2 w=oszapc out=rcx
 """
 
 CRYPTO = """

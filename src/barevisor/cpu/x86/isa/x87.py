@@ -125,7 +125,7 @@ DF D8+i  | FSTP STi      | copy    |
 DF E0    | FNSTSW AX=    | fnstsw  |
 DF E8+i  | FUCOMIP ST0,STi | copy  | w=oszapc f=cmov
 DF F0+i  | FCOMIP ST0,STi  | copy  | w=oszapc f=cmov
-9B       | FWAIT         | fwait   |
+9B       | FWAIT         | fwait   | unit=
 """
 
 GROUPS = (("x87", "fpu", _arithmetic()), ("x87", "fpu", REST))
