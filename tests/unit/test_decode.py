@@ -2,7 +2,7 @@
 
 import pytest
 
-from barevisor.cpu.bt.decode import decode_bytes, decode_status, exec_names
+from barevisor.cpu.bt.decode import decode_bytes, decode_status, exec_names, row_facts
 from barevisor.cpu.x86.instructions import rows
 
 MORE, UD, TOOLONG = -1, -2, -3
@@ -95,6 +95,80 @@ def test_more_bytes_are_asked_for_one_by_one() -> None:
     whole = bytes.fromhex("f04829849d112233448899")[:9]
     assert decode_status(whole, 64) == 9
     assert {decode_status(whole[:n], 64) for n in range(9)} == {MORE}
+
+
+@pytest.mark.parametrize(
+    ("code", "mnemonic"),
+    [("c5f877", "VZEROUPPER"), ("c4e2f8f2c3", "ANDN"), ("0f00c0", "SLDT"), ("63c0", "ARPL")],
+    ids=lambda text: text,
+)
+def test_protected_mode_only(code: str, mnemonic: str) -> None:
+    raw = bytes.fromhex(code)
+    found = decode_bytes(raw, 16)
+    assert found is not None
+    assert found.mnemonic == mnemonic
+    assert decode_status(raw, 16, real=True) == UD
+    assert decode_status(raw, 16, vm86=True) == UD
+
+
+FACTS = [  # id, bytes, facts
+    ("aligned", "660f6f00", {"attrs": 32, "mem": 1, "unit": 3}),
+    ("unaligned", "f30f6f00", {"attrs": 0}),
+    ("VEX does not align", "c5f95800", {"attrs": 0, "unit": 4}),
+    ("VEX aligned", "c5f96f00", {"attrs": 32}),
+    ("implicit XMM0", "660f3810c1", {"attrs": 8192 | 32}),
+    ("cmpxchg16b", "480fc70f", {"attrs": 32, "regs_read": 15, "regs_written": 5}),
+    ("bt memory", "0fa300", {"mem": 1, "flags_written": 1}),
+]
+
+
+@pytest.mark.parametrize(("code", "want"), [c[1:] for c in FACTS], ids=[c[0] for c in FACTS])
+def test_facts(code: str, want: dict[str, int]) -> None:
+    found = decode_bytes(bytes.fromhex(code), 64)
+    assert found is not None
+    got = row_facts(found.row.number)
+    got["attrs"] &= 32 | 8192  # RF_ALIGN, RF_XMM0
+    assert {name: got[name] for name in want} == want
+
+
+def test_register_offsets_of_bit_tests_are_never_copied() -> None:
+    """A copied thunk touches its operand only; BT m, r reaches far beyond it."""
+    found = decode_bytes(bytes.fromhex("0fab00"), 64)
+    assert found is not None
+    assert found.row.shape.exec == "bts"
+
+
+MEMORY = [  # id, bytes, bits, size of the memory operand
+    ("byte", "8a00", 64, 1),
+    ("r64", "488b00", 64, 8),
+    ("movzx r,m16", "0fb700", 64, 2),
+    ("lea", "8d00", 64, 0),
+    ("far pointer", "ff28", 32, 6),
+    ("lgdt", "0f0110", 64, 10),
+    ("fnstenv 16-bit", "66d930", 32, 14),
+    ("fld m80", "db28", 64, 10),
+    ("fxsave", "0fae00", 64, 512),
+    ("ymm", "c5fc5800", 64, 32),
+    ("half of ymm", "c5fc5a00", 64, 16),
+    ("pextrb", "660f3a140000", 64, 1),
+    ("mov m16,sreg", "8c18", 64, 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "bits", "size"), [c[1:] for c in MEMORY], ids=[c[0] for c in MEMORY]
+)
+def test_memory_size(code: str, bits: int, size: int) -> None:
+    found = decode_bytes(bytes.fromhex(code), bits)
+    assert found is not None
+    assert found.memory_size == size
+
+
+def test_missing_feature_falls_back() -> None:
+    table = rows()
+    facts = {row.mnemonic: row_facts(row.number) for row in table}
+    assert table[facts["TZCNT"]["fallback"]].mnemonic == "BSF"
+    assert table[facts["LZCNT"]["fallback"]].mnemonic == "BSR"
 
 
 def test_copy_is_exec_zero() -> None:

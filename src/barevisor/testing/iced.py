@@ -43,6 +43,7 @@ ACCEPTED = {
     "WBNOINVD": "F3 is ignored: WBINVD where WBNOINVD is not",
     "VMCALL": "the hypercall",
     "VMMCALL": "the hypercall",
+    "VMGEXIT": "F2 and F3 are ignored: VMMCALL where SEV-ES is not",
 }
 
 

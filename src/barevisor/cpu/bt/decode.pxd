@@ -121,6 +121,16 @@ cdef u32 mem_size(Insn* insn) noexcept nogil
 # Bytes that an SZ_* rule means for this instruction
 cdef u32 size_of(u32 rule, Insn* insn) noexcept nogil
 
+cdef enum:
+    MAX_ROWS = 2048
+    MAX_MATCHES = 16384
+    MAX_CELLS = 8192         # [VEX][map][opcode][pp]
+    KEY_REG = 0x100          # Match keys: the ModRM byte, then ModRM.mod == 3
+    KEY_64 = 0x200           # 64-bit mode
+    KEY_L = 0x400
+    KEY_W = 0x800
+    KEY_B = 0x1000           # REX.B
+
 cdef struct Match:           # one row's pattern within a cell: (key & mask) == value
     u32 mask
     u32 value

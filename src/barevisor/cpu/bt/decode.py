@@ -1,34 +1,31 @@
 """The decoder (SDM volume 2, Instruction Format): bytes to `Insn`, by the instruction table.
 
-At import the table's rows become cells, one for every (VEX or not, map, opcode, mandatory prefix);
-a cell lists its rows from the most to the least constrained, each a mask and a value over a key
-made of ModRM, mode, VEX.L, W and REX.B. Decoding is: prefixes, opcode, cell, first match, operands.
+Decoding is: prefixes, opcode, the opcode's cell (rowfacts.py), the first row that matches there,
+operands.
 
 Where processors differ this one follows Intel: near branches ignore 66 in 64-bit mode. Instructions
 that no CPU model of ours has (XOP, 3DNow!, MPX, EVEX, VMX, SVM) are not in the table: #UD, or the
 NOP they were. Features are not checked here: `RowFacts.feature` is for who builds blocks.
 """
 
-from time import perf_counter_ns
+from time import process_time_ns
 
 import cython
+from cython.cimports.barevisor.cpu.bt.rowfacts import fill_tables
 from cython.cimports.libc.string import memset
 
-from barevisor.cpu.x86.instructions import FEATURES, FLAG_BITS, GPRS, UNITS
-from barevisor.cpu.x86.instructions import rows as _table_rows
+from barevisor.cpu.bt.rowfacts import ROWS
+from barevisor.cpu.bt.rowfacts import exec_names as exec_names
+from barevisor.cpu.bt.rowfacts import hint_names as hint_names
+from barevisor.cpu.bt.rowfacts import mnemonic_names as mnemonic_names
 
-MAX_ROWS = cython.declare(cython.int, 2048)
-KEY_REG = cython.declare(cython.uint, 0x100)  # ModRM.mod == 3
-KEY_64 = cython.declare(cython.uint, 0x200)
-KEY_L = cython.declare(cython.uint, 0x400)
-KEY_W = cython.declare(cython.uint, 0x800)
-KEY_B = cython.declare(cython.uint, 0x1000)
 LOW16 = cython.declare(u64, 0xFFFF)
 LOW32 = cython.declare(u64, 0xFFFFFFFF)
 
-FACTS = cython.declare(RowFacts[2048])
-MATCHES = cython.declare(Match[16384])
-CELLS = cython.declare(Cell[8192])  # [vex][map][opcode][pp]
+FACTS = cython.declare(RowFacts[MAX_ROWS])
+MATCHES = cython.declare(Match[MAX_MATCHES])
+CELLS = cython.declare(Cell[MAX_CELLS])  # [vex][map][opcode][pp]
+fill_tables(FACTS, MATCHES, CELLS)
 
 
 @cython.cfunc
@@ -450,233 +447,6 @@ def mem_size(insn: cython.pointer(Insn)) -> u32:
     return size_of(FACTS[insn.row].mem_rule, insn) if insn.mem else 0
 
 
-# ---- the table, compiled at import
-
-_ROWS = _table_rows()
-_EXEC: dict = {"copy": 0}
-_HINTS: dict = {"": 0}
-_MNEMONICS: dict = {}
-_SIZES = {
-    "": 0, "b": 1, "w": 2, "d": 4, "q": 8, "t": 10, "dq": 16, "qq": 32, "v": SZ_V, "z": SZ_Z,
-    "y": SZ_Y, "x": SZ_X, "h": SZ_H, "f": SZ_F, "e": SZ_E, "p": SZ_P, "s": SZ_S,
-    "fs": SZ_FSAVE, "fx": SZ_FX, "2v": SZ_2V, "n": 0, "xs": 0, "a": SZ_A, "ub": 1, "uw": 2,
-}  # fmt: skip
-_SPLIT = {"vw": ("v", "w"), "yb": ("y", "b"), "yw": ("y", "w"), "yd": ("y", "d")}
-_CLASSES = {
-    "E": CLS_GPR, "G": CLS_GPR, "R": CLS_GPR, "Z": CLS_GPR, "B": CLS_GPR, "V": CLS_VEC,
-    "W": CLS_VEC, "U": CLS_VEC, "H": CLS_VEC, "P": CLS_MMX, "Q": CLS_MMX, "N": CLS_MMX,
-    "S": CLS_SREG, "C": CLS_CR, "D": CLS_DR,
-}  # fmt: skip
-_IMMEDIATES = {
-    "Ib": IMM_B, "Iub": IMM_UB, "Iuw": IMM_UW, "Iz": IMM_Z, "Iv": IMM_V, "Jb": IMM_B, "Jz": IMM_J,
-    "Ap": IMM_FAR, "Ob": IMM_MOFFS, "Ov": IMM_MOFFS,
-}  # fmt: skip
-_ATTRS = {
-    "end": RF_ENDS, "lock": RF_LOCK, "vsib": RF_VSIB, "nomod": RF_NOMOD, "prot": RF_PROT,
-    "al": RF_ALIGN,
-}  # fmt: skip
-_OSIZE = {"d64": OS_D64, "f64": OS_F64, "n64": OS_N64}
-_FALLBACKS = {"TZCNT": "BSF", "LZCNT": "BSR"}
-
-
-def exec_names() -> list:
-    """Handler names by RowFacts.exec."""
-    return list(_EXEC)
-
-
-def hint_names() -> list:
-    return list(_HINTS)
-
-
-def mnemonic_names() -> list:
-    return list(_MNEMONICS)
-
-
-def _flag_mask(letters) -> int:
-    mask = 0
-    for letter in letters:
-        mask |= FLAG_BITS[letter]
-    return mask
-
-
-def _register_mask(names) -> int:
-    mask = 0
-    for name in names:
-        mask |= 1 << GPRS.index(name)
-    return mask
-
-
-def _osize_rule(shape) -> int:
-    for attr, rule in _OSIZE.items():
-        if attr in shape.attrs:
-            return rule
-    sizes = ""
-    byte = False
-    for op in shape.operands:
-        if op.kind in ("rAX", "rDX"):
-            return OS_V
-        if op.kind == "eAX":
-            return OS_Z
-        if op.kind in "EGMRZBIXYO" and op.size:
-            if op.kind != "I":
-                sizes += op.size[0]
-            byte = byte or op.size == "b"
-        byte = byte or op.kind == "AL"
-    if "v" in sizes:
-        return OS_V
-    if "y" in sizes:
-        return OS_Y
-    if "z" in sizes:
-        return OS_Z
-    return OS_B if byte and shape.unit == "" else OS_V
-
-
-@cython.cfunc
-def _set_operand(f: cython.pointer(RowFacts), op, shape) -> None:
-    kind = op.kind
-    reg_size, mem_size = _SPLIT.get(op.size, (op.size, op.size))
-    environment = op.size == "e" and shape.unit == "x87"
-    rule: cython.int = SZ_ENV if environment else _SIZES[reg_size]
-    mem_rule: cython.int = _SIZES[mem_size] if reg_size != mem_size else rule
-    cls: cython.int = _CLASSES.get(kind, CLS_NONE)
-    if kind in ("G", "V", "P", "S", "C", "D", "Z"):
-        f.reg_class = cls
-        f.reg_access = op.access
-        f.reg_rule = rule
-        if kind in ("G", "Z") and op.size == "b":
-            f.gpr8 |= 1
-    elif kind in ("H", "B"):
-        f.vvvv_class = cls
-        f.vvvv_access = op.access
-        f.vvvv_rule = rule
-    elif kind in ("E", "R", "W", "U", "Q", "N"):
-        f.rm_class = cls
-        f.rm_access = op.access
-        f.rm_rule = rule
-        if kind == "E" and op.size == "b":
-            f.gpr8 |= 2
-    if kind in ("E", "W", "Q", "M", "O"):
-        f.mem = 0 if op.size in ("n", "") and op.access == 1 else op.access
-        f.mem_rule = mem_rule
-    if kind in ("I", "J", "A", "O"):
-        if f.imm_rule:
-            f.imm_rule = IMM_ENTER
-        else:
-            f.imm_rule = _IMMEDIATES[kind + op.size]
-    if kind == "L":
-        f.imm_rule = IMM_UB
-        f.attrs |= RF_IS4
-    if kind == "XMM0":
-        f.attrs |= RF_XMM0
-    if kind == "M":
-        f.attrs |= RF_MEM_ONLY
-    elif kind in ("R", "U", "N") and "nomod" not in shape.attrs:
-        f.attrs |= RF_REG_ONLY
-    elif kind in ("X", "Y"):
-        f.attrs |= RF_STRING
-
-
-@cython.cfunc
-def _set_shape(f: cython.pointer(RowFacts), shape) -> None:
-    """What rows of one shape have in common."""
-    f.exec = _EXEC.setdefault(shape.exec, len(_EXEC))
-    f.hint = _HINTS.setdefault(shape.hint, len(_HINTS))
-    f.feature = FEATURES.index(shape.feature)
-    f.unit = UNITS.index(shape.unit)
-    f.flags_read = _flag_mask(shape.flags_read)
-    f.flags_written = _flag_mask(shape.flags_written)
-    f.flags_undefined = _flag_mask(shape.flags_undefined)
-    f.regs_read = _register_mask(shape.regs_read)
-    f.regs_written = _register_mask(shape.regs_written)
-    f.osize_rule = _osize_rule(shape)
-    for attr, bit in _ATTRS.items():
-        if attr in shape.attrs:
-            f.attrs |= bit
-    for op in shape.operands:
-        _set_operand(f, op, shape)
-        if op.kind in ("rAX", "eAX", "rDX") or op.size[:1] in ("v", "z"):
-            f.sized = 1
-    if f.reg_class == CLS_SREG and f.reg_access & ACC_WRITE:
-        f.attrs |= RF_CS_UD
-    if f.unit == UNIT_SSE and f.mem_rule in (SZ_X, 16) and "ua" not in shape.attrs:
-        f.attrs |= RF_ALIGN
-
-
-def _pattern(row) -> tuple:
-    """(mask, value) over the key that match_row makes."""
-    e = row.encoding
-    attrs: cython.uint = FACTS[row.number].attrs
-    mask: cython.uint = e.modrm_mask
-    value: cython.uint = e.modrm_value
-    if mask == 0xFF or mask == 0xF8 or attrs & RF_REG_ONLY:
-        mask |= KEY_REG
-        value |= KEY_REG
-    elif attrs & RF_MEM_ONLY:
-        mask |= KEY_REG
-    if "64" in row.shape.attrs or "legacy" in row.shape.attrs:
-        mask |= KEY_64
-        value |= KEY_64 if "64" in row.shape.attrs else 0
-    for field, bit in ((e.vex_l, KEY_L), (e.w, KEY_W), (e.rex_b, KEY_B)):
-        if field is not None:
-            mask |= bit
-            value |= bit if field else 0
-    return mask, value
-
-
-def _fill_facts() -> None:
-    first: dict = {}  # shape -> the first row that has it
-    row_of: dict = {}
-    for row in _ROWS:
-        n: cython.int = row.number
-        f: cython.pointer(RowFacts) = cython.address(FACTS[n])
-        known: cython.int = first.setdefault(id(row.shape), n)
-        if known == n:
-            _set_shape(f, row.shape)
-        else:
-            FACTS[n] = FACTS[known]
-            f.attrs &= 0xFFFF & ~(RF_MODRM | RF_PREFIXED)
-        if row.encoding.modrm:
-            f.attrs |= RF_MODRM
-        if row.encoding.pp is not None:
-            f.attrs |= RF_PREFIXED
-        f.pp = row.encoding.pp or 0
-        f.mnemonic = _MNEMONICS.setdefault(row.mnemonic, len(_MNEMONICS))
-        row_of.setdefault(row.mnemonic, n)
-    for name, other in _FALLBACKS.items():
-        n = row_of[name]
-        FACTS[n].fallback = row_of[other]
-
-
-def _fill_cells() -> None:
-    cells: dict = {}
-    for row in _ROWS:
-        e = row.encoding
-        mask, value = _pattern(row)
-        entry = (-mask.bit_count() - (16 if e.pp is not None else 0), row.number, mask, value)
-        base = (4096 if e.vex else 0) | (e.map << 10)
-        for opcode in range(e.opcode, e.opcode + (8 if e.plus_r else 1)):
-            for pp in range(4) if e.pp is None else (e.pp,):
-                cells.setdefault(base | (opcode << 2) | pp, []).append(entry)
-    used: cython.int = 0
-    for number, entries in cells.items():
-        entries.sort()
-        cell: cython.pointer(Cell) = cython.address(CELLS[cython.cast(cython.int, number)])
-        cell.start = used
-        cell.count = len(entries)
-        for _, n, mask, value in entries:
-            MATCHES[used].mask = mask
-            MATCHES[used].value = value
-            MATCHES[used].row = n
-            cell.modrm |= 1 if FACTS[cython.cast(cython.int, n)].attrs & RF_MODRM else 0
-            used += 1
-
-
-if len(_ROWS) > MAX_ROWS:
-    raise ImportError(f"instruction table: {len(_ROWS)} rows, room for {MAX_ROWS}")
-_fill_facts()
-_fill_cells()
-
-
 class Decoded:
     """What decode_bytes() found: the row and the fields of `Insn`, for tests and tools."""
 
@@ -695,10 +465,11 @@ def _mode_of(bits: int) -> int:
     return {16: MODE_CODE16 | MODE_LEGACY, 32: MODE_CODE32 | MODE_LEGACY, 64: MODE_CODE64}[bits]
 
 
-def decode_status(code: bytes, bits: int) -> int:
+def decode_status(code: bytes, bits: int, *, real: bool = False, vm86: bool = False) -> int:
     """decode()'s status and length in one number: length, or -status (DEC_MORE, DEC_UD, ...)."""
     insn: Insn
-    status: cython.int = decode(code, len(code), _mode_of(bits), cython.address(insn))
+    mode: u32 = _mode_of(bits) | (MODE_REAL if real else 0) | (MODE_VM86 if vm86 else 0)
+    status: cython.int = decode(code, len(code), mode, cython.address(insn))
     return -status if status else insn.length
 
 
@@ -708,7 +479,7 @@ def decode_bytes(code: bytes, bits: int):
     if decode(code, len(code), _mode_of(bits), cython.address(insn)) != DEC_OK:
         return None
     fields: dict = insn
-    return Decoded(_ROWS[insn.row], fields, mem_size(cython.address(insn)))
+    return Decoded(ROWS[insn.row], fields, mem_size(cython.address(insn)))
 
 
 def row_facts(row: int) -> dict:
@@ -724,8 +495,8 @@ def benchmark(codes: list, bits: int, rounds: int) -> float:
     count: cython.int = len(codes)
     i: cython.int
     mode: u32 = _mode_of(bits)
-    began = perf_counter_ns()
+    began = process_time_ns()
     for _ in range(rounds):
         for i in range(count):
             decode(start + 16 * i, 16, mode, cython.address(insn))
-    return (perf_counter_ns() - began) / (rounds * count)
+    return (process_time_ns() - began) / (rounds * count)

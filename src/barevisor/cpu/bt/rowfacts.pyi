@@ -1,0 +1,9 @@
+"""What Python sees of the compiled instruction table."""
+
+from barevisor.cpu.x86.instructions import Row
+
+ROWS: list[Row]
+
+def exec_names() -> list[str]: ...
+def hint_names() -> list[str]: ...
+def mnemonic_names() -> list[str]: ...
