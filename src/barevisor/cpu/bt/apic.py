@@ -643,3 +643,11 @@ def apic_load(cpu, page):
     a.tmict = word[0x38 * 4]
     timer_start(cpu, word[0x39 * 4])
     wake(cpu, ATT_INTERRUPT)
+
+
+def hooks() -> tuple:
+    """Addresses of apic_mmio_read and apic_mmio_write, for mmu.install_hooks."""
+    return (
+        cython.cast(cython.size_t, cython.cast(cython.p_void, apic_mmio_read)),
+        cython.cast(cython.size_t, cython.cast(cython.p_void, apic_mmio_write)),
+    )

@@ -1,1 +1,2 @@
-"""C functions only (apic.pxd): for the engine's other modules."""
+def hooks() -> tuple[int, int]:
+    """Addresses of apic_mmio_read and apic_mmio_write, for mmu.install_hooks."""

@@ -513,6 +513,19 @@ def _internal(
 
 
 @cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_apic(cpu: cython.pointer(Cpu), gpa: u64) -> cython.bint:
+    """The page of the local APIC, when there is one and it is in xAPIC mode."""
+    return (
+        cpu.vm.irqchip
+        and (gpa & PAGE_MASK) == (cpu.apic_base & PAGE_MASK)
+        and (cpu.apic_base & 0xC00) == 0x800
+    )
+
+
+@cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def _mmio_load(
@@ -525,7 +538,7 @@ def _mmio_load(
     found: cython.int
     while size:
         piece = 8 if size > 8 else size
-        if (gpa & PAGE_MASK) == (cpu.apic_base & PAGE_MASK) and (cpu.apic_base & 0xC00) == 0x800:
+        if _is_apic(cpu, gpa):
             value = _apic_read(cpu, cython.cast(u32, gpa & 0xFF0))
             memset(out, 0, piece)
             memcpy(
@@ -559,11 +572,15 @@ def _mmio_store(
 ) -> cython.int:
     """A store outside RAM (or to read-only memory): the APIC takes it, or it is an exit."""
     value: u32 = 0
-    if (gpa & PAGE_MASK) == (cpu.apic_base & PAGE_MASK) and (cpu.apic_base & 0xC00) == 0x800:
+    if _is_apic(cpu, gpa):
         memcpy(
             cython.cast(cython.pointer(u8), cython.address(value)), data, 4 if size > 4 else size
         )
         _apic_write(cpu, cython.cast(u32, gpa & 0xFF0), value)
+        return ST_BREAK
+    if (cpu.exit_size if cpu.exit_reason else 0) + size > cython.sizeof(cpu.exit_data):
+        # XSAVE to a device: hostile, and more than one exit can carry.
+        _internal(cpu, b"one store writes too much device memory", gpa)
         return ST_BREAK
     if cpu.exit_reason == EXIT_MMIO_WRITE and cpu.exit_gpa + cpu.exit_size == gpa:
         memcpy(cython.address(cpu.exit_data[cpu.exit_size]), data, size)

@@ -16,7 +16,7 @@ from cython.cimports.barevisor.cpu.bt.apic import (
 from cython.cimports.barevisor.cpu.bt.clock import clock_write_system_time, clock_write_wall
 from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
-from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, tsc_delta
+from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc
 
 EFER = cython.declare("u32", 0xC0000080)
 STAR = cython.declare("u32", 0xC0000081)

@@ -80,13 +80,13 @@ def settle(vm):
 
 
 def set_line(p, irq, level):
+    """An edge is remembered until it is acknowledged, even if the line falls before (as in KVM;
+    a real 8259A would then answer with a spurious IRQ 7)."""
     bit: u32 = cython.cast(u32, 1) << irq
     if p.elcr & bit:
         p.irr = p.irr | bit if level else p.irr & ~bit
     elif level and not p.lines & bit:
         p.irr |= bit
-    elif not level:
-        p.irr &= ~bit  # an edge request must stay high until it is acknowledged
     p.lines = p.lines | bit if level else p.lines & ~bit
 
 

@@ -1,0 +1,42 @@
+"""Every instruction handler of the engine, joined into the binder's table once a process."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from barevisor.cpu.bt import (
+    apic,
+    bind,
+    control,
+    debug,
+    far,
+    flags,
+    iret,
+    mmu,
+    ops_bits,
+    ops_flow,
+    ops_legacy,
+    ops_memory,
+    ops_string,
+    portio,
+    processor,
+    segment_ops,
+    syscalls,
+)
+
+MODULES = (
+    bind, control, far, flags, iret, ops_bits, ops_flow, ops_legacy, ops_memory, ops_string,
+    portio, processor, segment_ops, syscalls,
+)  # fmt: skip
+
+
+@cache
+def install() -> tuple[str, ...]:
+    """Connect the compiled modules; the handlers that the instruction table names and nobody
+    has (their instructions raise #UD)."""
+    table: dict[str, int] = {}
+    for module in MODULES:
+        table |= module.handlers()
+    missing = bind.install(table)
+    mmu.install_hooks(*apic.hooks(), debug.hooks())
+    return tuple(missing)

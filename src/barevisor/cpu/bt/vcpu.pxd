@@ -1,0 +1,58 @@
+# One virtual CPU: the run loop, HLT sleep, and CpuState.
+from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.vmcore cimport VmCore
+
+cdef extern from "poll.h":
+    struct pollfd:
+        int fd
+        short events
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int POLLIN
+    int ppoll(pollfd* fds, unsigned long count, timespec* timeout, void* signals) nogil
+
+cdef enum:                   # why a sleep ended
+    WOKE = 0                 # an interrupt or NMI is deliverable: execute
+    WOKE_KICK = 1
+    WOKE_INIT = 2            # INIT or SIPI
+    WOKE_SIGNAL = 3
+    WOKE_NEVER = 4           # nothing can end this sleep
+
+cdef enum:                   # Cpu.mp_state
+    MP_RUNNABLE = 0
+    MP_WAIT_SIPI = 1
+    MP_HALTED = 2
+
+from posix.unistd cimport read
+
+cdef int wait_readable(int fd, i64 ns) noexcept nogil
+cdef int why_awake(Cpu* cpu) noexcept nogil
+cdef int sleep_until_woken(Cpu* cpu) noexcept nogil
+
+cdef class BtVcpu:
+    cdef Cpu* cpu
+    cdef VmCore core
+    cdef object board        # answers for the ports and MMIO of the engine (bt/chips.py)
+    cdef readonly int index
+    cdef bint kicked
+    cdef list waiting        # exits that one instruction made beyond its first
+    cdef int reading         # EXIT_PIO_READ or EXIT_MMIO_READ: complete_read answers it
+    cdef int exception       # to deliver before the next instruction, or -1
+    cdef u32 exception_error
+
+    cdef int _allocate(self) except -1
+    cdef object _exit(self)
+    cdef object _wait(self)
+    cdef object _restart(self)
+    cdef void _start(self, u32 vector)
+    cdef object _pio_read(self)
+    cdef object _pio_write(self)
+    cdef object _mmio_read(self)
+    cdef object _mmio_write(self)
+    cdef void _answer_mmio(self, u64 gpa, u32 size, u64 value)
+    cdef object _segment(self, int number)
+    cdef int _set_segment(self, int number, object segment) except -1
+    cdef object _events(self)
+    cdef int _set_events(self, object events) except -1
+    cdef int _set_msrs(self, dict msrs) except -1

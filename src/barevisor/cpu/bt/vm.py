@@ -1,0 +1,129 @@
+"""Engine 2, the software engine: what the contract asks for, over the compiled parts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from barevisor.cpu.bt.chips import Chips
+from barevisor.cpu.bt.ioapic import PINS
+from barevisor.cpu.engine import MachineSpec, Vcpu
+from barevisor.cpu.x86 import cpuid, hostcpuid
+from barevisor.errors import EngineError
+
+if TYPE_CHECKING:
+    from barevisor.cpu.bt.vcpu import BtVcpu
+    from barevisor.cpu.bt.vmcore import VmCore
+
+MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class BtEngine:
+    """The contract's Engine. The compiled half is loaded when a VM is made: it is large."""
+
+    name = "bt"
+
+    def probe(self) -> str:
+        """See Engine.probe: an x86-64 host that lets us map code which was just written."""
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return f"the bt engine runs x86-64 guests on x86-64 hosts, not on {platform.machine()}"
+        from barevisor.cpu.bt.codemem import CodeMemory
+
+        try:
+            CodeMemory(4096)
+        except (EngineError, OSError) as e:
+            return str(e)
+        return ""
+
+    def create_vm(self, spec: MachineSpec) -> BtVm:
+        """See Engine.create_vm."""
+        return BtVm(spec)
+
+
+class BtVm:
+    """The contract's EngineVm."""
+
+    def __init__(self, spec: MachineSpec) -> None:
+        from barevisor.cpu.bt import clock, handlers, vmcore
+
+        if spec.cpus != 1:
+            raise EngineError(
+                f"the bt engine runs 1 CPU yet, not {spec.cpus}", "use --cpus 1, or --engine kvm"
+            )
+        self.spec = spec
+        since = clock.sample()
+        self._features = cpuid.features(spec.cpu_model, hostcpuid.cpuid)
+        handlers.install()
+        self._khz = clock.tsc_khz(since)
+        self._chips = Chips(spec.irqchip)
+        self._core: vmcore.VmCore | None = vmcore.VmCore(
+            spec.irqchip, self._khz, clock.clock_scale(self._khz), self._chips.ioapic.eoi
+        )
+        self._chips.core = self._core
+        self._vcpus: list[BtVcpu] = []
+
+    def _open(self) -> VmCore:
+        if self._core is None:
+            raise EngineError("the VM is closed")
+        return self._core
+
+    def set_memory(
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
+    ) -> None:
+        """See EngineVm.set_memory; every vCPU must be outside `run`."""
+        self._open().set_memory(slot, gpa, size, host_address, readonly)
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """See EngineVm.create_vcpu."""
+        from barevisor.cpu.bt import vcpu
+        from barevisor.cpu.x86.instructions import FEATURES
+
+        if not 0 <= index < self.spec.cpus or any(v.index == index for v in self._vcpus):
+            raise EngineError(f"vCPU {index} of a VM with {self.spec.cpus}")
+        names = self._features
+        made = vcpu.BtVcpu(
+            self._open(),
+            self._chips,
+            index,
+            cpuid.table(names, index, self.spec.cpus, self._khz, self.spec.irqchip),
+            cpuid.mask(names, FEATURES),
+            cpuid.cr4_allowed(names),
+            cpuid.efer_allowed(names),
+        )
+        self._vcpus.append(made)
+        return made
+
+    def irq_line(self, gsi: int, level: bool) -> None:
+        """See EngineVm.irq_line."""
+        if not 0 <= gsi < PINS:
+            raise EngineError(f"interrupt line {gsi}: there are {PINS}")
+        self._open()
+        self._chips.line(gsi, level)
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """See EngineVm.signal_msi. A message that no local APIC takes is lost, as on a bus."""
+        self._open().msi(address & MSI_MASK, data & 0xFFFF_FFFF)
+
+    def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
+        """See EngineVm.add_doorbell: on the vCPU's thread, with the value."""
+        self._chips.add_doorbell(gpa, size, on_write)
+
+    def remove_doorbell(self, gpa: int) -> None:
+        """See EngineVm.remove_doorbell."""
+        self._chips.remove_doorbell(gpa)
+
+    def memory_written(self, gpa: int, size: int) -> None:
+        """See EngineVm.memory_written. Late writers of a closed VM are ignored."""
+        if self._core is not None:
+            self._core.memory_written(gpa, size)
+
+    def close(self) -> None:
+        """See EngineVm.close."""
+        core, self._core = self._core, None
+        if core is None:
+            return
+        self._chips.close()
+        for vcpu in self._vcpus:
+            vcpu.close()
+        core.close()

@@ -1,0 +1,21 @@
+# The C half of a VM: guest memory slots, block cache, interrupt delivery.
+from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.codemem cimport CodeMemory
+
+cdef enum:
+    PAGE_BYTES = 4096
+    VM_ARENA = 48 << 20      # Blocks and Ops; reserved, touched as it fills
+
+cdef class VmCore:
+    cdef Vm* vm
+    cdef CodeMemory code
+    cdef object level_eoi    # called with a vector
+    cdef object lock
+    cdef list stale          # (gpa, size) that devices wrote while a vCPU may run
+
+    cdef void _free_slot(self, Slot* slot)
+    cdef void _quiesce(self)
+    # Only while no vCPU runs: drop what devices overwrote.
+    cpdef drain(self)
+
+cdef void _level_eoi(Vm* vm, u32 vector) noexcept with gil

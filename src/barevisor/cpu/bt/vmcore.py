@@ -1,0 +1,188 @@
+"""The C half of a VM (struct Vm): slots, block cache, and the ways in for interrupts.
+
+Threads. `set_memory`, `drain` and `close` need every vCPU outside `run`. Interrupts and
+`memory_written` come from any thread while the guest runs.
+"""
+
+import threading
+
+import cython
+from cython.cimports.barevisor.cpu.bt.apic import deliver, msi_deliver, wake
+from cython.cimports.barevisor.cpu.bt.blocks import drop_code
+from cython.cimports.barevisor.cpu.bt.clock import clock_start
+from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
+from cython.cimports.barevisor.cpu.bt.mmu import code_written, find_slot
+from cython.cimports.barevisor.cpu.bt.pic import pic_line, pic_read, pic_reset, pic_write
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.posix.mman import (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
+
+from barevisor.errors import EngineError
+
+STALE_LIMIT = 4096
+"""Ranges kept for `drain`; beyond that everything is dropped."""
+
+
+def _level_eoi(vm, vector):
+    """A vCPU ended a level-triggered interrupt: tell the IOAPIC."""
+    core: VmCore = cython.cast(VmCore, vm.owner)
+    core.level_eoi(vector)
+
+
+@cython.cclass
+class VmCore:
+    """Owns struct Vm and all that hangs on it, except the vCPUs."""
+
+    def __cinit__(self, irqchip, khz, scale, level_eoi):
+        self.vm = cython.cast(cython.pointer(Vm), calloc(1, cython.sizeof(Vm)))
+        if self.vm == cython.NULL:
+            raise MemoryError
+        self.code = CodeMemory()
+        self.level_eoi = level_eoi
+        self.lock = threading.Lock()
+        self.stale = []
+        self.vm.code = cython.address(self.code.mem)
+        self.vm.owner = cython.cast(cython.p_void, self)
+        self.vm.on_eoi = _level_eoi
+        self.vm.irqchip = bool(irqchip)
+        self.vm.hash = cython.cast(
+            cython.pointer(cython.pointer(Block)), calloc(HASH_SIZE, cython.sizeof(cython.p_void))
+        )
+        # JUSTIFICATION: raw mmap. The arena must be reserved whole and cost only what is touched.
+        arena: cython.p_void = mmap(
+            cython.NULL, VM_ARENA, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+        )  # fmt: skip
+        if arena == MAP_FAILED or self.vm.hash == cython.NULL:
+            raise MemoryError
+        self.vm.arena = cython.cast(cython.pointer(u8), arena)
+        self.vm.arena_size = VM_ARENA
+        pic_reset(self.vm)
+        mul, shift = scale
+        clock_start(self.vm, khz, mul, shift)
+
+    def __dealloc__(self):
+        if self.vm == cython.NULL:
+            return
+        i: cython.int
+        for i in range(MAX_SLOTS):
+            self._free_slot(cython.address(self.vm.slots[i]))
+        if self.vm.arena != cython.NULL:
+            munmap(self.vm.arena, self.vm.arena_size)
+        free(self.vm.hash)
+        free(self.vm)
+
+    # ---- memory ----
+
+    def _free_slot(self, slot):
+        free(slot.code_pages)
+        free(slot.page_blocks)
+        slot.code_pages = cython.NULL
+        slot.page_blocks = cython.NULL
+        slot.size = 0
+        slot.used = 0
+
+    def _quiesce(self):
+        """The memory map changes: no block and no translation stays."""
+        i: cython.uint
+        drop_code(self.vm)
+        for i in range(self.vm.ncpus):
+            if self.vm.cpus[i] != cython.NULL:
+                wake(self.vm.cpus[i], ATT_FLUSH)
+
+    def set_memory(self, slot: int, gpa: int, size: int, host: int, readonly: bool):
+        """See EngineVm.set_memory. Raises EngineError."""
+        if not 0 <= slot < MAX_SLOTS:
+            raise EngineError(f"memory slot {slot}: the bt engine has {MAX_SLOTS}")
+        if gpa % PAGE_BYTES or size % PAGE_BYTES or host % PAGE_BYTES or gpa < 0 or size < 0:
+            raise EngineError(f"memory slot {slot}: [{gpa:#x}, +{size:#x}) is not page-aligned")
+        i: cython.uint
+        one: cython.pointer(Slot) = cython.address(self.vm.slots[slot])
+        for i in range(MAX_SLOTS):
+            other: cython.pointer(Slot) = cython.address(self.vm.slots[i])
+            if i != slot and other.size and gpa < other.gpa + other.size and other.gpa < gpa + size:
+                raise EngineError(f"memory slot {slot} overlaps slot {i}")
+        self._quiesce()
+        self._free_slot(one)
+        if size == 0:
+            return
+        pages = size // PAGE_BYTES
+        one.code_pages = cython.cast(cython.pointer(u8), calloc(pages, 1))
+        one.page_blocks = cython.cast(
+            cython.pointer(cython.pointer(Block)), calloc(pages, cython.sizeof(cython.p_void))
+        )
+        if one.code_pages == cython.NULL or one.page_blocks == cython.NULL:
+            self._free_slot(one)
+            raise MemoryError
+        one.gpa, one.host, one.readonly = gpa, host, readonly
+        one.used, one.size = 1, size
+        self.vm.nslots = max(self.vm.nslots, slot + 1)
+
+    def memory_written(self, gpa: int, size: int):
+        """See EngineVm.memory_written. Pages without code cost a look at one byte each; others
+        wait until the vCPUs are outside the guest, which they are asked to be."""
+        at: u64 = gpa
+        end: u64 = gpa + size
+        slot: cython.pointer(Slot)
+        found: cython.bint = False
+        while at < end and not found:
+            slot = find_slot(self.vm, at)
+            if slot == cython.NULL:
+                break
+            found = slot.code_pages[(at - slot.gpa) >> 12] != 0
+            at = (at | 0xFFF) + 1
+        if not found:
+            return
+        with self.lock:
+            self.stale.append((gpa, size))
+        i: cython.uint
+        for i in range(self.vm.ncpus):
+            if self.vm.cpus[i] != cython.NULL:
+                wake(self.vm.cpus[i], ATT_KICK)
+
+    def drain(self):
+        if not self.stale:
+            return
+        with self.lock:
+            ranges, self.stale = self.stale, []
+        if len(ranges) > STALE_LIMIT:
+            drop_code(self.vm)
+            return
+        for gpa, size in ranges:
+            code_written(self.vm, gpa, size)
+
+    # ---- interrupts ----
+
+    def deliver(self, dest: int, logical: bool, mode: int, vector: int, level: bool):
+        """An IOAPIC's message; how many CPUs took it."""
+        return deliver(self.vm, dest, logical, mode, vector, level)
+
+    def msi(self, address: int, data: int):
+        """A device's message."""
+        msi_deliver(self.vm, address, data)
+
+    def pic_line(self, irq: int, level: bool):
+        """Drive an input of the 8259 pair."""
+        pic_line(self.vm, irq, level)
+
+    def pic_read(self, port: int):
+        """One byte."""
+        return pic_read(self.vm, port)
+
+    def pic_write(self, port: int, value: int):
+        """One byte."""
+        pic_write(self.vm, port, value)
+
+    def close(self):
+        """Nothing runs any more: callbacks end."""
+        self.vm.stop = 1
+        self.vm.on_eoi = cython.NULL
+        self.level_eoi = None
