@@ -245,6 +245,15 @@ def test_ram_is_split_at_3_gib_and_writes_are_told() -> None:
         assert engine.vm.written == [(0x1000, 3), (0x2000, MIB)]
 
 
+def test_devices_let_go_before_the_memory_goes() -> None:
+    m = machine([Halted()])
+    view = m.ram.view(0, 4096)
+    m.on_close.append(view.release)
+    finish(m)
+    m.close()
+    assert m.ram.fd < 0
+
+
 def test_close_leaves_no_thread_and_no_fd() -> None:
     before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
     engine = FakeEngine([], [])

@@ -135,6 +135,16 @@ def test_no_room_is_an_error() -> None:
         Machine(mmio=(0xC000_0000, 0x8000))
 
 
+def test_a_reset_of_the_host_stops_every_function() -> None:
+    m = Machine()
+    m.write(0x04, 2, 0x6)
+    base = m.read(0x10)
+    m.host.reset()
+    assert m.read(0x04, 2) == 0
+    assert m.memory.find(base) is None
+    assert m.read(0x10) == base  # where the host put it
+
+
 class TestMsiX:
     """One function's vectors, through its BAR and its capability."""
 

@@ -73,7 +73,7 @@ def test_ports_are_announced_and_named(guest: Guest) -> None:
     guest.control(0, Event.PORT_READY, 1)
     assert guest.heard() == [
         (0, Event.CONSOLE_PORT, 1, b""),
-        (0, Event.RESIZE, 1, struct.pack("<HH", 43, 132)),
+        (0, Event.RESIZE, 1, struct.pack("<HH", 132, 43)),
         (0, Event.PORT_OPEN, 1, b""),
     ]
     guest.control(AGENT, Event.PORT_READY, 1)
@@ -145,7 +145,7 @@ def test_resize(guest: Guest) -> None:
     guest.open(guest.console.ports[0])
     guest.heard()
     guest.console.resize(100, 30)
-    assert guest.heard() == [(0, Event.RESIZE, 1, struct.pack("<HH", 30, 100))]
+    assert guest.heard() == [(0, Event.RESIZE, 1, struct.pack("<HH", 100, 30))]
     assert guest.driver.device_config(0, 4) == 30 << 16 | 100
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -70,6 +71,8 @@ class Machine:
         self.memory = Bus("memory")
         self.guest_errors: deque[str] = deque(maxlen=16)
         """The last rules that the guest broke on an access of its own."""
+        self.on_close: list[Callable[[], None]] = []
+        """Called by `close` once no vCPU runs, while RAM is still there: devices let go of it."""
         self._threads: list[threading.Thread] = []
         self._cond = threading.Condition()
         self._want = "run"
@@ -214,6 +217,8 @@ class Machine:
                     # Freeing the memory under a running CPU would be worse than the leak.
                     raise RuntimeError(f"{thread.name} does not stop")
         self._closed = True
+        for let_go in self.on_close:
+            let_go()
         self.vm.close()
         self.ram.close()
 

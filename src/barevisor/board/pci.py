@@ -211,6 +211,11 @@ class PciHost:
                 raise ConfigError(f"{bar.name}: no room of {bar.size:#x} bytes for it")
             function.place(bar, base)
 
+    def reset(self) -> None:
+        """Reset every function: devices let go of guest memory. No vCPU may be running."""
+        for function in self.functions.values():
+            function.reset()
+
     def _holds(self, base: int, size: int) -> bool:
         return any(at <= base and base + size <= at + room for at, room in self._windows)
 

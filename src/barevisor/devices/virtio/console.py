@@ -88,7 +88,11 @@ class Port:
             return len(self.backlog)
 
     def end(self) -> None:
-        """End of file for the guest, once it took what is queued."""
+        """End of file for the guest, once its buffers took what is queued.
+
+        Linux blocks whoever writes to a port that its host left, so end only a port that the
+        guest reads from (drivers/char/virtio_console.c, will_write_block).
+        """
         with self._console.entered():
             self.ending = True
             self._console.feed(self)
@@ -227,9 +231,10 @@ class Console(VirtioDevice):
             (port.on_open if is_open else port.on_close)()
 
     def _send_size(self) -> None:
-        # Linux reads rows first (drivers/char/virtio_console.c, VIRTIO_CONSOLE_RESIZE), the
-        # spec says columns first; every device that guests have met follows Linux.
-        size = struct.pack("<HH", self.config.rows, self.config.cols)
+        # Columns first, as the spec says. Linux had rows first until "virtio_console: fix order
+        # of fields cols and rows", which not every release has; who must be sure of the size
+        # sets it with TIOCSWINSZ from inside the guest.
+        size = struct.pack("<HH", self.config.cols, self.config.rows)
         self._send_control(0, Event.RESIZE, 1, size)
 
     def _send_control(self, port: int, event: Event, value: int, extra: bytes = b"") -> None:
