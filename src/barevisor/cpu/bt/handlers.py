@@ -11,6 +11,7 @@ from barevisor.cpu.bt import (
     debug,
     far,
     flags,
+    fpu,
     iret,
     mmu,
     ops_bits,
@@ -22,11 +23,13 @@ from barevisor.cpu.bt import (
     processor,
     segment_ops,
     syscalls,
+    vector,
+    xstate,
 )
 
 MODULES = (
-    bind, control, far, flags, iret, ops_bits, ops_flow, ops_legacy, ops_memory, ops_string,
-    portio, processor, segment_ops, syscalls,
+    bind, control, far, flags, fpu, iret, ops_bits, ops_flow, ops_legacy, ops_memory, ops_string,
+    portio, processor, segment_ops, syscalls, vector, xstate,
 )  # fmt: skip
 
 
