@@ -56,13 +56,14 @@ def _divide_64(
     quotient: u64
     remainder: u64
     if high == 0:
-        quotient = low / divisor
+        quotient = low // divisor
         remainder = low % divisor
     else:
         whole: u128 = high
         whole = (whole << 64) | low
-        quotient = cython.cast(u64, whole / divisor)
-        remainder = cython.cast(u64, whole % divisor)
+        wide: u128 = divisor  # Cython would cut the dividend to the divisor's type
+        quotient = cython.cast(u64, whole // wide)
+        remainder = cython.cast(u64, whole % wide)
     if signed and quotient > (~cython.cast(u64, 0) >> 1) + flip:
         return fault(cpu, op, EXC_DE, NO_ERROR)
     return _commit(
@@ -92,7 +93,7 @@ def _divide(cpu: cython.pointer(Cpu), op: cython.pointer(Op), divisor: u64) -> c
         divisor = (0 - divisor) & mask
     if dividend >> bits >= divisor:
         return fault(cpu, op, EXC_DE, NO_ERROR)
-    quotient: u64 = dividend / divisor
+    quotient: u64 = dividend // divisor
     remainder: u64 = dividend % divisor
     if signed and quotient > (mask >> 1) + flip:
         return fault(cpu, op, EXC_DE, NO_ERROR)

@@ -176,7 +176,6 @@ def save_components(cpu, op, va, what, image):
     """Write the state components in `what`; the range is known to be writable."""
     upper: u8[256]
     i: u32
-    status: cython.int = 0
     result: cython.int = 0
     count: u32 = vector_count(cpu)
     if what & XCR0_X87:
