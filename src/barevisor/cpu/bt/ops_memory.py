@@ -11,7 +11,6 @@ from cython.cimports.barevisor.cpu.bt.mmu import check_segment, load_slow, prime
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import run_thunk
 
-
 # ---- copied instructions -----------------------------------------------------------------
 
 
@@ -595,7 +594,7 @@ def lea16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.nogil
 @cython.exceptval(check=False)
 def nop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """NOP, PAUSE, prefetches, ENDBR: nothing to do."""
+    """NOP, PAUSE, prefetches, cache line flushes, ENDBR: nothing to do."""
     return next_op(cpu, op)
 
 
@@ -640,6 +639,9 @@ def handlers() -> dict[str, int]:
         "lea32": cython.cast(cython.size_t, cython.cast(handler_t, lea32)),
         "lea16": cython.cast(cython.size_t, cython.cast(handler_t, lea16)),
         "nop": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
+        "pause": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
+        "prefetch": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
+        "clflush": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
         "mem_read": cython.cast(cython.size_t, cython.cast(handler_t, mem_read)),
         "mem_write": cython.cast(cython.size_t, cython.cast(handler_t, mem_write)),
         "mem_read_flat": cython.cast(cython.size_t, cython.cast(handler_t, mem_read_flat)),
