@@ -34,12 +34,12 @@ MODULES = (
 
 
 @cache
-def install() -> tuple[str, ...]:
-    """Connect the compiled modules; the handlers that the instruction table names and nobody
-    has (their instructions raise #UD)."""
+def install() -> None:
+    """Connect the compiled modules. Once a process; the addresses are the process's own."""
     table: dict[str, int] = {}
     for module in MODULES:
         table |= module.handlers()
     missing = bind.install(table)
+    if missing:
+        raise RuntimeError(f"instructions without a handler: {', '.join(missing)}")
     mmu.install_hooks(*apic.hooks(), debug.hooks())
-    return tuple(missing)
