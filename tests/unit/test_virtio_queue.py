@@ -107,12 +107,19 @@ def test_what_the_device_stored_is_reported_to_the_engine(rig: Rig) -> None:
 
 def test_indices_wrap(rig: Rig) -> None:
     rig.descriptors((DATA, 1, WRITE, 0))
-    for _ in range(0x10003):
+    start = 0xFFFC
+    rig.queue._next_avail = rig.queue._next_used = rig.queue._signalled = start
+    rig.u16(AVAIL + 2, start)
+    for done in range(1, 12):
+        rig.u16(AVAIL + 4 + 2 * SIZE, start + done - 1 & 0xFFFF)
         rig.offer(0)
         chain = rig.queue.pop()
         assert chain is not None
         rig.queue.push(chain, 1)
-    assert rig.u16(USED + 2) == 3
+        rig.queue.signal()
+        assert rig.u16(USED + 2) == start + done & 0xFFFF
+        assert len(rig.interrupts) == done
+        assert rig.queue.pop() is None
 
 
 def test_event_index_suppresses_interrupts(rig: Rig) -> None:
