@@ -11,6 +11,9 @@ from barevisor.cpu.engine import Engine
 from barevisor.cpu.select import select
 from barevisor.testing.micro import MicroGuest, expected_steps, merged, run
 from barevisor.testing.microguests import ROWS
+from barevisor.testing.microguests_system import SYSTEM_ROWS
+
+ALL_ROWS = (*ROWS, *SYSTEM_ROWS)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,11 +47,11 @@ def emulated(kind: Engine) -> bool:
 
 
 def test_names_are_unique() -> None:
-    names = [row.name for row in ROWS]
+    names = [row.name for row in ALL_ROWS]
     assert sorted(set(names)) == sorted(names)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+@pytest.mark.parametrize("row", ALL_ROWS, ids=[row.name for row in ALL_ROWS])
 def test_microguest(row: MicroGuest, kind: Engine, emulated: bool) -> None:
     if row.not_emulated and emulated:
         pytest.skip(f"/dev/kvm here {row.not_emulated}")

@@ -624,6 +624,19 @@ def _load_page(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _misaligned(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+    """SDM, "Alignment Check Exception (#AC)": asked only when CR0.AM and RFLAGS.AC are on at
+    CPL 3 (then mode.py leaves the fast path without a TLB); system accesses are exempt."""
+    if idx != MMU_USER or not (size == 2 or size == 4 or size == 8) or not va & (size - 1):
+        return 0
+    cpu.fault_vector = EXC_AC
+    cpu.fault_error = 0
+    return 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def load_slow(
     cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void, idx: u32
 ) -> cython.int:
@@ -631,6 +644,8 @@ def load_slow(
     status: cython.int
     first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
     target: cython.pointer(u8) = cython.cast(cython.pointer(u8), out)
+    if cpu.tlb == cpu.tlb_blank and _misaligned(cpu, va, size, idx):
+        return ST_FAULT
     if first >= size:
         return _load_page(cpu, va, size, target, idx)
     status = _load_page(cpu, va, first, target, idx)
@@ -687,6 +702,8 @@ def store_slow(
     status: cython.int
     first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
     source: cython.pointer(u8) = cython.cast(cython.pointer(u8), data)
+    if cpu.tlb == cpu.tlb_blank and _misaligned(cpu, va, size, idx):
+        return ST_FAULT
     if first >= size:
         return _store_page(cpu, va, size, source, idx)
     if probe_write(cpu, va, size, idx):

@@ -21,6 +21,9 @@ def update_mode(cpu):
     cpu.mode = mode
     cpu.mmu_idx = idx
     cpu.tlb = cpu.tlbs[idx]
+    if idx == MMU_USER and cpu.cr0 & CR0_AM and cpu.sysflags & FLAG_AC:
+        # Alignment checks: no hit on the fast path, mmu.py looks at each access.
+        cpu.tlb = cpu.tlb_blank
     cpu.itlb = cpu.itlbs[1 if cpu.cpl == 3 else 0]
     for seg in range(6):
         cpu.segbase[seg] = cpu.segs[seg].base

@@ -7,7 +7,7 @@ linear addresses at which its page is mapped.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.arch import read_rm, write_reg
+from cython.cimports.barevisor.cpu.bt.arch import canonical, read_rm, write_reg
 from cython.cimports.barevisor.cpu.bt.blocks import *
 from cython.cimports.barevisor.cpu.bt.mmu import load_slow, store_slow
 from cython.cimports.barevisor.cpu.bt.stack import (
@@ -173,7 +173,7 @@ def call_rel64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 def ret64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """RET and RET imm16 (imm)."""
     host: cython.pointer(u64) = cython.cast(cython.pointer(u64), read_fast(cpu, cpu.regs[4], 8))
-    if host == cython.NULL:
+    if host == cython.NULL or not canonical(host[0]):
         return ret(cpu, op)
     cpu.regs[4] += 8 + op.imm
     return go(cpu, host[0])
@@ -186,7 +186,7 @@ def call_reg64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """CALL r64."""
     target: u64 = cpu.regs[op.rm]
     host: cython.pointer(u64) = _push_target(cpu)
-    if host == cython.NULL:
+    if host == cython.NULL or not canonical(target):
         return call_ind(cpu, op)
     host[0] = cpu.regs[REG_RIP] + op.ip + op.len
     cpu.regs[4] -= 8
@@ -203,7 +203,7 @@ def call_mem64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     )
     host: cython.pointer(u64) = _push_target(cpu)
     target: u64
-    if host == cython.NULL or source == cython.NULL:
+    if host == cython.NULL or source == cython.NULL or not canonical(source[0]):
         return call_ind(cpu, op)
     target = source[0]
     host[0] = cpu.regs[REG_RIP] + op.ip + op.len
@@ -216,6 +216,8 @@ def call_mem64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.exceptval(check=False)
 def jmp_reg64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """JMP r64."""
+    if not canonical(cpu.regs[op.rm]):
+        return jmp_ind(cpu, op)
     return go(cpu, cpu.regs[op.rm])
 
 
@@ -227,7 +229,7 @@ def jmp_mem64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     source: cython.pointer(u64) = cython.cast(
         cython.pointer(u64), read_fast(cpu, linear(cpu, op), 8)
     )
-    if source == cython.NULL:
+    if source == cython.NULL or not canonical(source[0]):
         return jmp_ind(cpu, op)
     return go(cpu, source[0])
 
@@ -286,13 +288,21 @@ def _pop_value(
 @cython.exceptval(check=False)
 def _jump(cpu: cython.pointer(Cpu), op: cython.pointer(Op), target: u64) -> cython.int:
     """Go to a near target through the dispatcher; #GP(0) beyond the CS limit."""
-    if op.flags & OPF_LEGACY or (cpu.mode & MODE_LEGACY):
-        if target > cpu.segs[SEG_CS].limit:
-            return fault(cpu, op, EXC_GP, 0)
-    elif cython.cast(u64, cython.cast(i64, target << 16) >> 16) != target:
+    if _beyond(cpu, target):
         return fault(cpu, op, EXC_GP, 0)
     cpu.rip = target
     return ST_NEXT
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _beyond(cpu: cython.pointer(Cpu), target: u64) -> cython.bint:
+    """Is the near target beyond the CS limit, or in 64-bit mode not canonical?"""
+    if cpu.mode & MODE_LEGACY:
+        return target > cpu.segs[SEG_CS].limit
+    return not canonical(target)
 
 
 @cython.cfunc
@@ -345,7 +355,7 @@ def pop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 def call_rel(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """CALL rel16, rel32."""
     target: u64 = (cpu.regs[REG_RIP] + op.disp) & op.amask
-    if cpu.mode & MODE_LEGACY and target > cpu.segs[SEG_CS].limit:
+    if _beyond(cpu, target):
         return fault(cpu, op, EXC_GP, 0)
     if _push_value(cpu, next_ip(cpu, op), op.osize):
         return leave(cpu, op, ST_FAULT)
@@ -361,7 +371,7 @@ def call_ind(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int = read_rm(cpu, op, op.osize, cython.address(target))
     if status:
         return leave(cpu, op, status)
-    if cpu.mode & MODE_LEGACY and target > cpu.segs[SEG_CS].limit:
+    if _beyond(cpu, target):
         return fault(cpu, op, EXC_GP, 0)
     if _push_value(cpu, next_ip(cpu, op), op.osize):
         return leave(cpu, op, ST_FAULT)

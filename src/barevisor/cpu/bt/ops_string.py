@@ -3,7 +3,8 @@
 A repeated instruction commits its registers after each piece, so a fault, an interrupt or a
 memory-mapped element finds it restartable. A piece is one element, or, where both sides lie in
 pages that the TLB knows, as much as fits the page. After PIECES pieces it restarts through the
-dispatcher, which bounds how long interrupts wait.
+dispatcher, which bounds how long interrupts wait. Stepped, it restarts after each element (SDM,
+"Single-Step Exception Condition").
 """
 
 import cython
@@ -86,10 +87,18 @@ def _write(cpu: cython.pointer(Cpu), op: cython.pointer(Op), source: cython.p_vo
 def _piece(cpu: cython.pointer(Cpu), op: cython.pointer(Op), va: u64, count: u64) -> u64:
     """How many whole elements lie in the page from `va` on, at most `count`; 0: go one by one."""
     room: u64
-    if cpu.sysflags & FLAG_DF or op.flags & OPF_LEGACY:
+    if cpu.sysflags & FLAG_DF or op.flags & OPF_LEGACY or op.block.mode & MODE_STEP:
         return 0
     room = (4096 - (va & 0xFFF)) // op.osize
     return room if room < count else count
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _limit(op: cython.pointer(Op), pieces: cython.int) -> cython.int:
+    return 1 if op.block.mode & MODE_STEP else pieces
 
 
 @cython.cfunc
@@ -165,7 +174,7 @@ def movs(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == PIECES:
+        if pieces == _limit(op, PIECES):
             return _again(cpu, op)
         pieces += 1
         moved = _move_piece(cpu, op, count)
@@ -231,7 +240,7 @@ def stos(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == PIECES:
+        if pieces == _limit(op, PIECES):
             return _again(cpu, op)
         pieces += 1
         moved = _store_piece(cpu, op, count)
@@ -260,7 +269,7 @@ def lods(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == PIECES:
+        if pieces == _limit(op, PIECES):
             return _again(cpu, op)
         pieces += 1
         status = _read(cpu, op, RSI, op.seg, 0)
@@ -345,7 +354,7 @@ def scas(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == PIECES * 8:
+        if pieces == _limit(op, PIECES * 8):
             return _again(cpu, op)
         pieces += 1
         status = _read(cpu, op, RDI, SEG_ES, 0)
@@ -372,7 +381,7 @@ def cmps(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == PIECES * 8:
+        if pieces == _limit(op, PIECES * 8):
             return _again(cpu, op)
         pieces += 1
         status = _read(cpu, op, RSI, op.seg, 0)

@@ -122,6 +122,8 @@ def gather(cpu, op, size, count, status):
     result: cython.int = 0
     if cpu.sysflags & FLAG_DF:
         step = 0 - step
+    if op.block.mode & MODE_STEP:
+        count = 1
     while n < count and (n + 1) * size <= OUTS_BYTES:
         offset = cpu.regs[6] & address_mask(op)
         va = offset + cpu.segbase[op.seg]
