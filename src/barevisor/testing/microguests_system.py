@@ -125,7 +125,10 @@ def vm86(flags: int, label: str = "v") -> str:
     return f"{segments} push {flags | EFLAGS_VM:#x}; push 0; push {label}; iretd; bits 16;"
 
 
-ALL_TO_8086 = {TSS + 0x66: b"\x88\0", TSS + 0x68: bytes(16) + b"\1" + bytes(15)}
+ALL_TO_8086: dict[int, bytes | Callable[[Labels], bytes]] = {
+    TSS + 0x66: b"\x88\0",
+    TSS + 0x68: bytes(16) + b"\1" + bytes(15),
+}
 """Software interrupts but 0x80 go to the 8086 program's own table (CR4.VME)."""
 VME = (
     M("vm86: int enters ring 0 and stacks the segments", "prot32",
