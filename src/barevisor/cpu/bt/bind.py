@@ -11,8 +11,10 @@ from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.blocks import OPF_FALL_LOCAL, OPF_LOCAL
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMem
 from cython.cimports.barevisor.cpu.bt.decode import *
+from cython.cimports.barevisor.cpu.bt.fptrap import trap_memory, trap_register
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import THUNK_FULL, thunk_for
+from cython.cimports.barevisor.cpu.bt.vector import vex_fields
 
 from barevisor.cpu.bt import decode as decoder
 
@@ -145,7 +147,7 @@ def _operands(
     op.osize = insn.osize
     op.asize = insn.asize
     op.imm = insn.imm
-    op.imm2 = insn.imm2
+    op.imm2 = vex_fields(insn) if insn.vex else insn.imm2
     op.disp = insn.disp
     op.base = insn.base
     op.index = insn.index
@@ -238,6 +240,8 @@ def _gate(cpu: cython.pointer(Cpu), row: cython.pointer(RowFacts), mode: u32) ->
                 return H_RAISE_UD
         elif not (cpu.features2 >> (row.feature - 32)) & 1:
             return H_RAISE_UD
+    if row.unit == UNIT_MMX and mode & MODE_NO_X87 and not mode & MODE_NO_SSE:
+        return H_RAISE_UD  # CR0.EM alone (SDM, "Emulation of the MMX Instruction Set")
     if row.unit == UNIT_X87 or row.unit == UNIT_MMX:
         return H_RAISE_NM if mode & MODE_NO_X87 else -1
     if row.unit == UNIT_SSE and mode & MODE_UD_SSE:
@@ -298,10 +302,13 @@ def _copy(
     if thunk == cython.NULL:
         op.handler = _named[H_RAISE_UD]
         return -1 if why == THUNK_FULL else 0
+    trapping: cython.bint = mode & MODE_FP_TRAP and row.unit != UNIT_NONE
+    if trapping:
+        op.imm2 = cython.cast(u64, thunk)
     if not insn.mem:
-        op.handler = thunk
+        op.handler = trap_register if trapping else thunk
         return 0
-    op.thunk = cython.cast(thunk_t, thunk)
+    op.thunk = trap_memory if trapping else cython.cast(thunk_t, thunk)
     choice = _move(op, insn, hint)
     if choice >= 0:
         choice = choice + FLAT if flat else choice
