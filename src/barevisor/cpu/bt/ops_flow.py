@@ -9,7 +9,6 @@ import cython
 from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.arch import canonical, read_rm, write_reg
 from cython.cimports.barevisor.cpu.bt.blocks import *
-from cython.cimports.barevisor.cpu.bt.mmu import load_slow, store_slow
 from cython.cimports.barevisor.cpu.bt.stack import (
     Stack,
     stack_commit,

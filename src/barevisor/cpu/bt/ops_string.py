@@ -9,7 +9,7 @@ dispatcher, which bounds how long interrupts wait. Stepped, it restarts after ea
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.mmu import check_segment, load_slow, store_slow
+from cython.cimports.barevisor.cpu.bt.mmu import check_segment
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.string import memmove, memset
 

@@ -226,6 +226,8 @@ class BtVcpu:
     def run(self):
         """See Vcpu.run."""
         cpu: cython.pointer(Cpu) = self.cpu
+        if self.core.vm.stop:
+            raise EngineError("run: the VM is closed")
         if self.waiting:
             return self.waiting.pop(0)
         if self.reading:
