@@ -150,9 +150,21 @@ cdef inline int store_operand(Cpu* cpu, Op* op, u32 size, void* data) noexcept n
     return 0 if status == ST_BREAK else status
 
 
-cdef inline bint tlb_writable(Cpu* cpu, u32 idx, u64 va, u32 size) noexcept nogil:
-    """Does the TLB know that a store at `va` by mmu index `idx` cannot fault?"""
-    return va - cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)].wtag <= 4096 - size
+cdef inline u64 host_writable(Cpu* cpu, u32 idx, u64 va, u32 size) noexcept nogil:
+    """Host address where the TLB knows that a store at `va` by mmu index `idx` can go, or 0.
+    With alignment checks on (see mode.py) it knows none."""
+    cdef TlbEntry* e = &cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)]
+    if va - e.wtag > 4096 - size or cpu.tlb == cpu.tlb_blank:
+        return 0
+    return e.host + (va - e.wtag)
+
+
+cdef inline u64 host_readable(Cpu* cpu, u32 idx, u64 va, u32 size) noexcept nogil:
+    """The same for a load."""
+    cdef TlbEntry* e = &cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)]
+    if va - e.rtag > 4096 - size or cpu.tlb == cpu.tlb_blank:
+        return 0
+    return e.host + (va - e.rtag)
 
 
 cdef inline int read_rm(Cpu* cpu, Op* op, u32 size, u64* out) noexcept nogil:

@@ -125,7 +125,7 @@ def h_mov_r_cr(cpu, op):
     else:
         value = apic_get_tpr(cpu) >> 4
     write_reg(cpu, op.rm, 8 if in_code64(cpu) else 4, value)
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def h_lmsw(cpu, op):

@@ -15,6 +15,7 @@ cdef int h_cmc(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_lahf(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_sahf(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_pushf(Cpu* cpu, Op* op) noexcept nogil
+cdef int pushf_slow(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_popf(Cpu* cpu, Op* op) noexcept nogil
 cdef int load_popped_flags(Cpu* cpu, u64 flags, u32 size) noexcept nogil
 cdef int h_stac(Cpu* cpu, Op* op) noexcept nogil

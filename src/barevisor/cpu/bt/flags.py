@@ -20,7 +20,7 @@ def h_cli(cpu, op):
     if not flag:
         return fault(cpu, op, EXC_GP, 0)
     cpu.sysflags &= ~flag
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def h_sti(cpu, op):
@@ -72,6 +72,18 @@ def h_sahf(cpu, op):
 
 
 def h_pushf(cpu, op):
+    """SDM, PUSHF in 64-bit mode onto a page that the TLB knows; the rest is pushf_slow's."""
+    host: cython.pointer[u8] = cython.NULL
+    if in_code64(cpu) and op.osize == 8:
+        host = write_fast(cpu, cpu.regs[4] - 8, 8)
+    if host == cython.NULL:
+        return pushf_slow(cpu, op)
+    cast(cython.pointer[u64], host)[0] = get_rflags(cpu) & ~cast(u64, FLAG_RF)
+    cpu.regs[4] -= 8
+    return next_op(cpu, op)
+
+
+def pushf_slow(cpu, op):
     """SDM, PUSHF: VM and RF read as 0; in virtual-8086 mode below IOPL 3 either CR4.VME shows
     VIF as IF, or #GP(0)."""
     s: Stack
@@ -132,7 +144,7 @@ def h_stac(cpu, op):
         return fault(cpu, op, EXC_UD, NO_ERROR)
     cpu.sysflags |= FLAG_AC
     update_mode(cpu)
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def h_clac(cpu, op):
@@ -141,7 +153,7 @@ def h_clac(cpu, op):
         return fault(cpu, op, EXC_UD, NO_ERROR)
     cpu.sysflags &= ~cast(u32, FLAG_AC)
     update_mode(cpu)
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def handlers() -> dict[str, int]:

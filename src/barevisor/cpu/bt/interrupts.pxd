@@ -4,6 +4,7 @@ from barevisor.cpu.bt.mmu cimport load_system, probe_write, store_slow, load_slo
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.segments cimport *
 from barevisor.cpu.bt.stack cimport *
+from libc.string cimport memcpy
 from barevisor.cpu.bt.task cimport task_switch, push_task_error, TASK_INTERRUPT
 
 cdef enum:                   # `kind` of deliver

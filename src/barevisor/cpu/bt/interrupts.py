@@ -241,12 +241,17 @@ def deliver_long(cpu, vector, error, kind):
 def store_frame(cpu, sp, frame, size, cpl):
     """Store the frame, in one piece, below sp[0] at the handler's privilege, and lower sp[0]."""
     idx: u32 = cpu.mmu_idx
+    host: u64
     status: cython.int
     if cpl != cpu.cpl:
         idx = MMU_USER if cpl == 3 else MMU_SUPERVISOR
     sp[0] -= size
     if not canonical(sp[0]):
         return set_fault(cpu, EXC_SS, 0)
+    host = host_writable(cpu, idx, sp[0], size)
+    if host:
+        memcpy(cast(cython.p_void, host), frame, size)
+        return 0
     status = store_slow(cpu, sp[0], size, frame, idx)
     return 0 if status == ST_BREAK else status
 

@@ -76,7 +76,7 @@ def h_rdtsc(cpu, op):
     now = guest_tsc(cpu)
     cpu.regs[0] = cast(u32, now)
     cpu.regs[2] = now >> 32
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def h_rdtscp(cpu, op):

@@ -379,7 +379,7 @@ def read_base(cpu, op, seg):
     if not in_code64(cpu) or not cpu.cr4 & CR4_FSGSBASE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     write_reg(cpu, op.rm, op.osize, cpu.segs[seg].base)
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def write_base(cpu, op, seg):
@@ -391,7 +391,7 @@ def write_base(cpu, op, seg):
         return fault(cpu, op, EXC_GP, 0)
     cpu.segs[seg].base = value
     cpu.segbase[seg] = value
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def h_rdfsbase(cpu, op):
@@ -420,7 +420,7 @@ def h_swapgs(cpu, op):
     cpu.segs[SEG_GS].base = cpu.kernel_gs_base
     cpu.segbase[SEG_GS] = cpu.kernel_gs_base
     cpu.kernel_gs_base = base
-    return finish(cpu, op)
+    return next_op(cpu, op)
 
 
 def handlers() -> dict[str, int]:

@@ -2,6 +2,7 @@ from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.mmu cimport probe_write, load_slow, store_slow, load_system
 from barevisor.cpu.bt.segments cimport *
+from libc.string cimport memcpy
 
 
 cdef struct Stack:           # a stack that is being pushed to or popped from, not yet committed

@@ -59,11 +59,12 @@ def stack_push(cpu, s, items, n, width):
     va: u64 = 0
     i: u32
     _i: u32
+    host: u64
     status: cython.int = 0
     for _i in range(n):
         sp = (sp - width) & s.mask
         status = stack_address(cpu, s, sp, width, address(va))
-        if status == 0 and n > 1 and not tlb_writable(cpu, s.idx, va, width):
+        if status == 0 and n > 1 and not host_writable(cpu, s.idx, va, width):
             status = probe_write(cpu, va, width, s.idx)
         if status:
             return status
@@ -71,6 +72,10 @@ def stack_push(cpu, s, items, n, width):
     for i in range(n):
         sp = (sp - width) & s.mask
         stack_address(cpu, s, sp, width, address(va))
+        host = host_writable(cpu, s.idx, va, width)
+        if host:
+            memcpy(cast(cython.p_void, host), address(items[i]), width)
+            continue
         status = store_slow(cpu, va, width, address(items[i]), s.idx)
         if status != 0 and status != ST_BREAK:
             return status
@@ -82,14 +87,20 @@ def stack_pop(cpu, s, out, n, width):
     """Pop n items of `width` bytes, zero-extended, into out[0..n)."""
     va: u64 = 0
     i: u32
+    host: u64
     status: cython.int = 0
     for i in range(n):
         out[i] = 0
         status = stack_address(cpu, s, s.sp, width, address(va))
-        if status == 0:
-            status = load_slow(cpu, va, width, address(out[i]), s.idx)
         if status:
             return status
+        host = host_readable(cpu, s.idx, va, width)
+        if host:
+            memcpy(address(out[i]), cast(cython.p_void, host), width)
+        else:
+            status = load_slow(cpu, va, width, address(out[i]), s.idx)
+            if status:
+                return status
         s.sp = (s.sp + width) & s.mask
     return 0
 
