@@ -288,6 +288,8 @@ def immediate(
         insn.imm = displacement(r, 1)
     elif rule == IMM_UB:
         insn.imm = fetch(r)
+        if f.attrs & RF_IS4 and (mode & MODE_CODE_MASK) != MODE_CODE64:
+            insn.imm &= 0x7F  # eight registers: bit 7 is ignored
     elif rule == IMM_UW:
         insn.imm = displacement(r, 2) & 0xFFFF
     elif rule == IMM_Z or rule == IMM_J:
