@@ -15,8 +15,8 @@ from unicorn import UC_ARCH_X86, UC_MODE_16, UC_MODE_32, Uc
 from unicorn import x86_const as x86
 
 from barevisor.cpu.x86.instructions import FLAG_BITS, Row, rows
-from barevisor.testing.rows import has_memory_form, has_register_form
 from barevisor.testing.rows import encode as encode_row
+from barevisor.testing.rows import has_memory_form, has_register_form
 from barevisor.testing.thunks import ThunkCpu
 
 FLAGS = 0x8D5
