@@ -1,6 +1,8 @@
 # One virtual CPU: the run loop, HLT sleep, and CpuState.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.cpustate cimport MP_HALTED, MP_RUNNABLE, MP_WAIT_SIPI
 from barevisor.cpu.bt.vmcore cimport VmCore
+from posix.unistd cimport read
 
 cdef extern from "poll.h":
     struct pollfd:
@@ -19,16 +21,10 @@ cdef enum:                   # why a sleep ended
     WOKE_SIGNAL = 3
     WOKE_NEVER = 4           # nothing can end this sleep
 
-cdef enum:                   # Cpu.mp_state
-    MP_RUNNABLE = 0
-    MP_WAIT_SIPI = 1
-    MP_HALTED = 2
-
-from posix.unistd cimport read
-
 cdef int wait_readable(int fd, i64 ns) noexcept nogil
 cdef int why_awake(Cpu* cpu) noexcept nogil
 cdef int sleep_until_woken(Cpu* cpu) noexcept nogil
+cdef int run_guest(Cpu* cpu) noexcept nogil
 
 cdef class BtVcpu:
     cdef Cpu* cpu
@@ -43,7 +39,9 @@ cdef class BtVcpu:
 
     cdef int _allocate(self) except -1
     cdef object _exit(self)
-    cdef object _wait(self)
+    cdef object _woken(self, int why)
+    cdef object _kicked(self)
+    cdef object _deliver_exception(self)
     cdef object _restart(self)
     cdef void _start(self, u32 vector)
     cdef object _pio_read(self)
@@ -51,8 +49,3 @@ cdef class BtVcpu:
     cdef object _mmio_read(self)
     cdef object _mmio_write(self)
     cdef void _answer_mmio(self, u64 gpa, u32 size, u64 value)
-    cdef object _segment(self, int number)
-    cdef int _set_segment(self, int number, object segment) except -1
-    cdef object _events(self)
-    cdef int _set_events(self, object events) except -1
-    cdef int _set_msrs(self, dict msrs) except -1

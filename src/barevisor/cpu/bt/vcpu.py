@@ -8,30 +8,32 @@ C signatures are in vcpu.pxd.
 import os
 
 import cython
-from cython.cimports.barevisor.cpu.bt.access import get_rflags, set_rflags
 from cython.cimports.barevisor.cpu.bt.apic import (
     __sync_fetch_and_and,
     __sync_synchronize,
     apic_ack,
-    apic_get_tpr,
-    apic_load,
     apic_mmio_read,
     apic_mmio_write,
     apic_pending,
     apic_reset,
-    apic_save,
-    apic_set_tpr,
     apic_timer_poll,
     wake,
 )
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
-from cython.cimports.barevisor.cpu.bt.fpstate import fpu_reset, load_xsave_image, xsave_image
+from cython.cimports.barevisor.cpu.bt.cpustate import (
+    load_registers,
+    load_state,
+    reset_state,
+    save_registers,
+    save_state,
+)
+from cython.cimports.barevisor.cpu.bt.fpstate import fpu_reset
 from cython.cimports.barevisor.cpu.bt.interp import execute
 from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
 from cython.cimports.barevisor.cpu.bt.mmu import ACCESS_READ, tlb_flush, translate
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
-from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_tsc
+from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
@@ -44,24 +46,6 @@ from barevisor.errors import EngineError
 NS_IN_S = cython.declare("i64", 1_000_000_000)
 NEVER = cython.declare("u64", 0xFFFFFFFFFFFFFFFF)
 PHYS_MASK = cython.declare("u64", (1 << cpuid.PHYSICAL_BITS) - 1)
-SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr")
-"""In the order of SEG_*."""
-MP_NAMES = {MP_RUNNABLE: "runnable", MP_WAIT_SIPI: "init", MP_HALTED: "halted"}
-MP_STATES = {"runnable": MP_RUNNABLE, "init": MP_WAIT_SIPI, "sipi": MP_WAIT_SIPI, "halted": 2}
-MSRS = (
-    0x3B,  # IA32_TSC_ADJUST
-    0x174, 0x175, 0x176,  # IA32_SYSENTER_CS, _ESP, _EIP
-    0x1A0,  # IA32_MISC_ENABLE
-    0x277,  # IA32_PAT
-    *range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF,  # MTRRs
-    0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,  # STAR, LSTAR, CSTAR, SFMASK
-    0xC0000102, 0xC0000103,  # KERNEL_GS_BASE, TSC_AUX
-    0x4B564D00, 0x4B564D01, 0x4B564D04,  # kvm-clock, PV EOI
-    0x6E0,  # IA32_TSC_DEADLINE, last: it needs the local APIC and the TSC
-)  # fmt: skip
-"""The MSRs of a CpuState that are no field of their own."""
-GENERAL = engine.GPR_NAMES
-
 
 # ---- sleeping --------------------------------------------------------------------------------
 
@@ -89,6 +73,8 @@ def why_awake(cpu):
     apic_timer_poll(cpu, host_tsc())
     if cpu.attention & ATT_KICK:
         return WOKE_KICK
+    if not cpu.vm.irqchip:
+        return WOKE_NEVER
     if cpu.attention & (ATT_INIT | ATT_SIPI):
         return WOKE_INIT
     if cpu.mp_state == MP_WAIT_SIPI:
@@ -132,6 +118,28 @@ def sleep_until_woken(cpu):
             return WOKE_SIGNAL
 
 
+def run_guest(cpu):
+    """Execute, and sleep through HLT, until Python is needed; then cpu.exit_reason says why.
+    With EXIT_HALTED the result is WOKE_*: what a sleep, or INIT, came to. An idle guest thus
+    never waits for the GIL."""
+    why: cython.int
+    while True:
+        if cpu.mp_state != MP_RUNNABLE:
+            why = sleep_until_woken(cpu)
+            if why != WOKE:
+                cpu.exit_reason = EXIT_HALTED
+                return why
+            cpu.mp_state = MP_RUNNABLE
+            wake(cpu, ATT_INTERRUPT)
+        execute(cpu)
+        if cpu.exit_reason != EXIT_HALTED:
+            return WOKE
+        if not cpu.halted:
+            return WOKE_INIT
+        cpu.halted = 0
+        cpu.mp_state = MP_HALTED
+
+
 @cython.cclass
 class BtVcpu:
     """See vcpu.pyi."""
@@ -167,7 +175,7 @@ class BtVcpu:
         msr_reset(cpu)
         apic_reset(cpu, 0)
         fpu_reset(cpu)
-        self.set_state(_reset_state(index, self.core.vm.irqchip))
+        self.set_state(reset_state(index, self.core.vm.irqchip))
         self.core.vm.cpus[index] = cpu
         self.core.vm.ncpus = max(self.core.vm.ncpus, index + 1)
 
@@ -232,24 +240,23 @@ class BtVcpu:
             return self.waiting.pop(0)
         if self.reading:
             raise EngineError("run: the last read was not answered with complete_read")
+        why: cython.int = WOKE
         while True:
             self.core.drain()
-            if cpu.mp_state != MP_RUNNABLE:
-                done = self._wait()
-                if done is not None:
-                    return done
-                continue
             cpu.exit_reason = EXIT_NONE
             if self.exception >= 0:
-                vector: u32 = self.exception
-                self.exception = -1
-                deliver(cpu, vector, self.exception_error, KIND_EXCEPTION)
+                self._deliver_exception()
             if cpu.exit_reason == EXIT_NONE:
                 with cython.nogil:
-                    execute(cpu)
-            done = self._exit()
+                    why = run_guest(cpu)
+            done = self._woken(why) if cpu.exit_reason == EXIT_HALTED else self._exit()
             if done is not None:
                 return done
+
+    def _deliver_exception(self):
+        vector: u32 = self.exception
+        self.exception = -1
+        deliver(self.cpu, vector, self.exception_error, KIND_EXCEPTION)
 
     def _exit(self):
         """The exit that the dispatcher left with, or None when the engine has answered it."""
@@ -263,14 +270,8 @@ class BtVcpu:
             return self._pio_read()
         if reason == EXIT_MMIO_READ:
             return self._mmio_read()
-        if reason == EXIT_HALTED:
-            if cpu.halted:
-                cpu.halted = 0
-                cpu.mp_state = MP_HALTED
-            return self._wait()
         if reason == EXIT_INTERRUPTED:
-            kicked, self.kicked = self.kicked, False
-            return engine.Interrupted() if kicked else None
+            return self._kicked()
         if reason == EXIT_CACHE_FULL:
             drop_code(cpu.vm)
             return None
@@ -281,32 +282,25 @@ class BtVcpu:
         text = bytes(cpu.exit_data[:63]).split(b"\0")[0].decode("ascii", "replace")
         return engine.InternalError(text or f"exit {reason}", (cpu.rip, cpu.exit_gpa))
 
-    def _wait(self):
-        """HLT, or a CPU that waits for its start: sleep. None: go on."""
+    def _woken(self, why):
+        """A sleep ended with something other than an interrupt. None: go on."""
         cpu: cython.pointer(Cpu) = self.cpu
-        why: cython.int
-        if not cpu.vm.irqchip and cpu.mp_state == MP_HALTED:
-            cpu.mp_state = MP_RUNNABLE
+        if why == WOKE_NEVER:
+            if not cpu.vm.irqchip:
+                cpu.mp_state = MP_RUNNABLE
             return engine.Halted()
-        with cython.nogil:
-            why = why_awake(cpu)
-            if why < 0:
-                why = sleep_until_woken(cpu)
-        if why == WOKE:
-            cpu.mp_state = MP_RUNNABLE
-            wake(cpu, ATT_INTERRUPT)
-        elif why == WOKE_NEVER:
-            return engine.Halted()
-        elif why == WOKE_SIGNAL:
+        if why == WOKE_SIGNAL:
             return engine.Interrupted()
-        elif why == WOKE_INIT:
+        if why == WOKE_INIT:
             self._restart()
-        elif why == WOKE_KICK:
-            __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_KICK))
-            kicked, self.kicked = self.kicked, False
-            if kicked:
-                return engine.Interrupted()
-        return None
+            return None
+        __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_KICK))
+        return self._kicked()
+
+    def _kicked(self):
+        """Interrupted, or None when it was the engine that wanted the guest stopped (drain)."""
+        kicked, self.kicked = self.kicked, False
+        return engine.Interrupted() if kicked else None
 
     def _restart(self):
         """INIT (SDM, "Processor State After INIT") and then SIPI, each if it has arrived."""
@@ -316,7 +310,7 @@ class BtVcpu:
         )
         if asked & ATT_INIT:
             old = self.get_state()
-            new = _reset_state(self.index, cpu.vm.irqchip)
+            new = reset_state(self.index, cpu.vm.irqchip)
             new.cr0 |= old.cr0 & 0x60000000
             new.apic_base, new.xsave, new.xcr0 = old.apic_base, old.xsave, old.xcr0
             new.tsc, new.msrs = old.tsc, old.msrs
@@ -404,18 +398,11 @@ class BtVcpu:
 
     def get_regs(self):
         """See Vcpu.get_regs."""
-        cpu: cython.pointer(Cpu) = self.cpu
-        regs = [cpu.regs[i] for i in range(16)]
-        return engine.Registers(*regs, cpu.rip, get_rflags(cpu))
+        return save_registers(self.cpu)
 
     def set_regs(self, regs):
         """See Vcpu.set_regs."""
-        cpu: cython.pointer(Cpu) = self.cpu
-        for at, name in enumerate(GENERAL):
-            cpu.regs[at] = getattr(regs, name)
-        cpu.rip = regs.rip
-        set_rflags(cpu, regs.rflags)
-        update_mode(cpu)
+        load_registers(self.cpu, regs)
 
     def translate(self, linear: int):
         """See Vcpu.translate."""
@@ -457,130 +444,23 @@ class BtVcpu:
 
     # ---- the whole state ----
 
-    def _segment(self, number):
-        raw: cython.pointer(Seg) = cython.address(self.cpu.segs[number])
-        attr = raw.attr
-        return engine.Segment(
-            selector=raw.selector, base=raw.base, limit=raw.limit, type=attr & 15,
-            s=bool(attr >> 4 & 1), dpl=attr >> 5 & 3, present=bool(attr >> 7 & 1),
-            avl=bool(attr >> 8 & 1), long=bool(attr >> 9 & 1), db=bool(attr >> 10 & 1),
-            g=bool(attr >> 11 & 1), unusable=not raw.usable,
-        )  # fmt: skip
-
-    def _set_segment(self, number, segment):
-        raw: cython.pointer(Seg) = cython.address(self.cpu.segs[number])
-        raw.selector, raw.base, raw.limit = segment.selector, segment.base, segment.limit
-        raw.attr = (
-            segment.type | segment.s << 4 | segment.dpl << 5 | segment.present << 7
-            | segment.avl << 8 | segment.long << 9 | segment.db << 10 | segment.g << 11
-        )  # fmt: skip
-        raw.usable = not segment.unusable
-        return 0
-
-    def _events(self):
-        cpu: cython.pointer(Cpu) = self.cpu
-        events = engine.Events(
-            interrupt_shadow=cpu.shadow,
-            nmi_pending=bool(cpu.attention & ATT_NMI),
-            nmi_masked=bool(cpu.nmi_masked),
-        )
+    def get_state(self):
+        """See Vcpu.get_state."""
+        state = save_state(self.cpu)
         if self.exception >= 0:
-            events.exception = self.exception
+            state.events.exception = self.exception
             if self.exception_error != NO_ERROR:
-                events.exception_error = self.exception_error
-        return events
+                state.events.exception_error = self.exception_error
+        return state
 
-    def _set_events(self, events):
-        cpu: cython.pointer(Cpu) = self.cpu
-        cpu.shadow = events.interrupt_shadow
-        cpu.nmi_masked = events.nmi_masked
-        cpu.pending_db = 0
-        if events.nmi_pending:
-            wake(cpu, ATT_NMI)
-        else:
-            __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
+    def set_state(self, state):
+        """See Vcpu.set_state. An interrupt that was on its way is delivered like an exception."""
+        events = state.events
+        self.waiting, self.reading = [], 0
+        load_state(self.cpu, state)
         self.exception = events.exception if events.exception >= 0 else events.interrupt
         self.exception_error = NO_ERROR
         if events.exception >= 0 and events.exception_error is not None:
             self.exception_error = events.exception_error
-        if events.exception == EXC_PF:
-            cpu.cr2 = events.exception_address or cpu.cr2
-        return 0
-
-    def get_state(self):
-        """See Vcpu.get_state."""
-        cpu: cython.pointer(Cpu) = self.cpu
-        s = engine.CpuState(regs=self.get_regs())
-        for number, name in enumerate(SEGMENTS):
-            setattr(s, name, self._segment(number))
-        if not s.ss.unusable:
-            s.ss.dpl = cpu.cpl
-        s.gdt = engine.DescriptorTable(cpu.gdt_base, cpu.gdt_limit)
-        s.idt = engine.DescriptorTable(cpu.idt_base, cpu.idt_limit)
-        s.cr0, s.cr2, s.cr3, s.cr4 = cpu.cr0, cpu.cr2, cpu.cr3, cpu.cr4
-        s.cr8, s.efer, s.xcr0 = apic_get_tpr(cpu) >> 4, cpu.efer, cpu.xcr0
-        s.apic_base = cpu.apic_base
-        s.dr = [cpu.dr[i] for i in range(4)]
-        s.dr6, s.dr7 = cpu.dr[6], cpu.dr[7]
-        s.xsave = xsave_image(cpu)
-        s.msrs = {m: v for m in MSRS if (v := self.read_msr(m)) is not None}
-        s.tsc = guest_tsc(cpu)
-        s.events = self._events()
-        s.mp_state = MP_NAMES[cpu.mp_state]
-        if cpu.vm.irqchip:
-            page = bytes(1024)
-            apic_save(cpu, cython.cast(cython.pointer(u8), cython.cast(cython.p_char, page)))
-            s.lapic = page
-        return s
-
-    def set_state(self, s):
-        """See Vcpu.set_state. The TSC comes before the deadline MSR, the local APIC too."""
-        cpu: cython.pointer(Cpu) = self.cpu
-        for number, name in enumerate(SEGMENTS):
-            self._set_segment(number, getattr(s, name))
-        cpu.gdt_base, cpu.gdt_limit = s.gdt.base, s.gdt.limit
-        cpu.idt_base, cpu.idt_limit = s.idt.base, s.idt.limit
-        cpu.cr0, cpu.cr2, cpu.cr3, cpu.cr4 = s.cr0, s.cr2, s.cr3, s.cr4
-        cpu.efer, cpu.xcr0 = s.efer, s.xcr0
-        cpu.apic_base = s.apic_base
-        for i in range(4):
-            cpu.dr[i] = s.dr[i]
-        cpu.dr[6], cpu.dr[7] = s.dr6, s.dr7
-        cpu.mmio_n = cpu.io_ready = cpu.halted = 0
-        self.waiting, self.reading = [], 0
-        if load_xsave_image(cpu, s.xsave):
-            raise EngineError("the XSAVE image is malformed")
-        self.set_regs(s.regs)
-        cpu.cpl = 0 if not s.cr0 & 1 else 3 if s.regs.rflags & FLAG_VM else s.ss.dpl
-        cpu.mp_state = MP_STATES[s.mp_state]
-        if len(s.lapic) not in (0, 1024):
-            raise EngineError(f"a local APIC page of {len(s.lapic)} bytes")
-        apic_reset(cpu, 1)
-        if s.lapic:
-            page: bytes = s.lapic
-            apic_load(cpu, cython.cast(cython.pointer(u8), cython.cast(cython.p_char, page)))
-        else:
-            apic_set_tpr(cpu, s.cr8 << 4)
-        cpu.tsc_adjust = s.msrs.get(0x3B, 0)
-        tsc: u64 = s.tsc
-        cpu.vm.tsc_offset = tsc - host_tsc() - cpu.tsc_adjust
-        self._set_msrs(s.msrs)
-        self._set_events(s.events)
-        update_mode(cpu)
-        tlb_flush(cpu, 0)
-
-    def _set_msrs(self, msrs):
-        for index in sorted(msrs, key=lambda m: (m == 0x6E0, m)):
-            if not self.write_msr(index, msrs[index]) and msrs[index]:
-                raise EngineError(f"MSR {index:#x} does not take {msrs[index]:#x} on the bt engine")
-        return 0
-
-
-def _reset_state(index, irqchip):
-    """SDM, "Processor State After Reset" and "First Instruction Executed"."""
-    s = engine.CpuState()
-    s.regs.rdx, s.regs.rip = cpuid.SIGNATURE, 0xFFF0
-    s.cs.selector, s.cs.base = 0xF000, 0xFFFF0000
-    s.apic_base = 0xFEE00800 | (0 if index else 0x100)
-    s.mp_state = "init" if index and irqchip else "runnable"
-    return s
+        if events.exception == EXC_PF and events.exception_address:
+            self.cpu.cr2 = events.exception_address

@@ -1,0 +1,1 @@
+"""C functions only (cpustate.pxd): for the engine's other modules."""
