@@ -18,5 +18,6 @@ cdef int h_pushf(Cpu* cpu, Op* op) noexcept nogil
 cdef int pushf_slow(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_popf(Cpu* cpu, Op* op) noexcept nogil
 cdef int load_popped_flags(Cpu* cpu, u64 flags, u32 size) noexcept nogil
+cdef void set_smap(Cpu* cpu, u32 idx) noexcept nogil
 cdef int h_stac(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_clac(Cpu* cpu, Op* op) noexcept nogil

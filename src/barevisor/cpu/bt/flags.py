@@ -138,12 +138,19 @@ def h_popf(cpu, op):
     return finish(cpu, op)
 
 
+def set_smap(cpu, idx):
+    """What update_mode derives when only AC changed at CPL 0."""
+    if cpu.cr4 & CR4_SMAP:
+        cpu.mmu_idx = idx
+        cpu.tlb = cpu.tlbs[idx]
+
+
 def h_stac(cpu, op):
     """SDM, STAC."""
     if cpu.cpl != 0 or cpu.mode & MODE_VM86:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     cpu.sysflags |= FLAG_AC
-    update_mode(cpu)
+    set_smap(cpu, MMU_SUPERVISOR_AC)
     return next_op(cpu, op)
 
 
@@ -152,7 +159,7 @@ def h_clac(cpu, op):
     if cpu.cpl != 0 or cpu.mode & MODE_VM86:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     cpu.sysflags &= ~cast(u32, FLAG_AC)
-    update_mode(cpu)
+    set_smap(cpu, MMU_SUPERVISOR)
     return next_op(cpu, op)
 
 

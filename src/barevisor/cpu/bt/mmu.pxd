@@ -3,6 +3,7 @@ from barevisor.cpu.bt.state cimport *
 cdef extern from *:
     u64 __sync_fetch_and_or(u64* at, u64 bits) nogil
     u32 __sync_fetch_and_or_4(u32* at, u32 bits) nogil
+    int __builtin_ctzll(unsigned long long x) nogil
 
 
 cdef inline u32 block_hash(u64 host) noexcept nogil:

@@ -353,26 +353,45 @@ def translate(
 def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
     """Forget all translations, or all but those of global pages."""
     idx: cython.uint
-    n: cython.uint
-    entry: cython.pointer(TlbEntry)
-    code: cython.pointer(ItlbEntry)
     memset(cpu.large_pages, 0, 128 if keep_global else 256)
     cpu.huge_pages[0] = 0
-    if not keep_global:
-        cpu.huge_pages[1] = 0
+    if keep_global:
+        _flush_used(cpu)
+        return
+    cpu.huge_pages[1] = 0
+    memset(cpu.tlb_used, 0, cython.sizeof(cpu.tlb_used))
+    memset(cpu.itlb_used, 0, cython.sizeof(cpu.itlb_used))
     for idx in range(MMU_COUNT):
-        entry = cpu.tlbs[idx]
-        if keep_global and idx != MMU_USER:
-            for n in range(TLB_SIZE):
-                if not (entry[n].gpa & 1):
-                    entry[n] = cpu.tlb_blank[n]
-        else:
-            memcpy(entry, cpu.tlb_blank, TLB_SIZE * cython.sizeof(TlbEntry))
+        memcpy(cpu.tlbs[idx], cpu.tlb_blank, TLB_SIZE * cython.sizeof(TlbEntry))
     for idx in range(2):
-        code = cpu.itlbs[idx]
-        for n in range(TLB_SIZE):
-            if not (keep_global and (code[n].gpa & 1)):
-                code[n] = cpu.itlb_blank[n]
+        memcpy(cpu.itlbs[idx], cpu.itlb_blank, TLB_SIZE * cython.sizeof(ItlbEntry))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _flush_used(cpu: cython.pointer(Cpu)) -> cython.void:
+    """Forget what is not global. Looks only at the places filled since the last time, for that
+    is each context switch's cost; global entries that stay are not looked at again."""
+    word: cython.uint
+    n: cython.uint
+    bits: u64
+    for word in range(48):
+        bits = cpu.tlb_used[word]
+        cpu.tlb_used[word] = 0
+        while bits:
+            n = (word & 15) * 64 + cython.cast(cython.uint, __builtin_ctzll(bits))
+            bits &= bits - 1
+            if not cpu.tlbs[word >> 4][n].gpa & 1:
+                cpu.tlbs[word >> 4][n] = cpu.tlb_blank[n]
+    for word in range(32):
+        bits = cpu.itlb_used[word]
+        cpu.itlb_used[word] = 0
+        while bits:
+            n = (word & 15) * 64 + cython.cast(cython.uint, __builtin_ctzll(bits))
+            bits &= bits - 1
+            if not cpu.itlbs[word >> 4][n].gpa & 1:
+                cpu.itlbs[word >> 4][n] = cpu.itlb_blank[n]
 
 
 @cython.cfunc
@@ -447,6 +466,7 @@ def _fill(
     entry.rtag = page
     entry.host = slot.host + (number << 12)
     entry.gpa = _tlb_gpa(cpu, va, walk)
+    cpu.tlb_used[idx * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
     if walk.writable and not slot.readonly and not slot.code_pages[number]:
         entry.wtag = page
     else:
@@ -487,6 +507,7 @@ def fetch(
         entry.tag = va & PAGE_MASK
         entry.host = slot.host + ((walk.gpa - slot.gpa) & PAGE_MASK)
         entry.gpa = _tlb_gpa(cpu, va, cython.address(walk))
+        cpu.itlb_used[user * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
     host[0] = entry.host + (va & 0xFFF)
     gpa[0] = (entry.gpa & PAGE_MASK) | (va & 0xFFF)
     return 0

@@ -455,4 +455,6 @@ cdef struct Cpu:
     # Which addresses may have TLB entries cut from large pages: a bit for each hash of the 2 MiB
     # region, and of the GiB for anything larger; [0] not global, [1] global pages
     u64 large_pages[32]
+    u64 tlb_used[48]         # a bit for each TLB place that was filled since the last flush
+    u64 itlb_used[32]
     u64 huge_pages[2]
