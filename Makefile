@@ -1,5 +1,5 @@
 # For working on Barevisor. Users need only the README's two commands.
-PYTHON ?= python3
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
 .PHONY: build lint test clean
 
@@ -7,10 +7,12 @@ build:  ## compile the Cython modules in place
 	$(PYTHON) setup.py -q build_ext --inplace
 
 lint:
-	ruff check . && ruff format --check . && mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
-test: build
-	$(PYTHON) -m pytest
+test: build  ## the working tree, not the installed package
+	PYTHONPATH=src $(PYTHON) -m pytest
 
 clean:
-	git clean -Xdf -e '!.venv'
+	git clean -Xdfq -e '!.venv'
