@@ -1,4 +1,4 @@
-"""Memory operands: copied instructions run over their thunks, and the moves with handlers of their own.
+"""Memory operands: copied instructions run over their thunks; moves have handlers of their own.
 
 Every hot handler has one shape: address, TLB hit, work, tail call. On a miss it becomes the slow
 twin, which works on cpu.bounce or enters the page into the TLB. `*_flat` handlers serve 64-bit
@@ -78,7 +78,7 @@ def mem_read_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.in
 @cython.nogil
 @cython.exceptval(check=False)
 def mem_write_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """The same for a store: in place if the page can be entered, else by way of the bounce buffer."""
+    """The same for a store: in place if the page can be entered, else through the bounce buffer."""
     status: cython.int
     host: cython.pointer(u8)
     va: u64 = linear(cpu, op)
