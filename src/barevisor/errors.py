@@ -21,6 +21,9 @@ mean in a shell.
 
 from __future__ import annotations
 
+TESTDEV_ERROR = 250
+"""Of every error of ours with --testdev; see above."""
+
 
 class BarevisorError(Exception):
     """Base of every expected failure. `message` is one line; `hint` says what to do next."""

@@ -36,6 +36,8 @@ from barevisor.cpu.engine import (
 )
 from barevisor.errors import GuestError
 
+STACK_SIZE = 64 << 20
+"""Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
 KICK_TIMEOUT = 10.0
 """Seconds for a kicked vCPU to come out of `run`; more is a bug of the engine's."""
 
@@ -138,8 +140,12 @@ class Machine:
             threading.Thread(target=self._thread, args=(v,), name=f"vcpu{v.index}", daemon=True)
             for v in self.vcpus
         ]
-        for thread in self._threads:
-            thread.start()
+        before = threading.stack_size(STACK_SIZE)
+        try:
+            for thread in self._threads:
+                thread.start()
+        finally:
+            threading.stack_size(before)
 
     def stop(self, reason: str = "stopped") -> None:
         """End the machine from outside; `wait` then returns kind "stopped". Any thread."""

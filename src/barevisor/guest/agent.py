@@ -66,6 +66,13 @@ class GuestReader(io.RawIOBase):
         self._process.until(lambda: bool(self._data) or self.ended, timeout)
         return self.read_now(size) or b""
 
+    def read_own(self, size: int, timeout: float | None = None) -> bytes:
+        """As `read_for`, and also b"" once the command has ended and all that it wrote itself
+        is read: descendants that hold the stream open are not waited for."""
+        process = self._process
+        process.until(lambda: bool(self._data) or self.ended or process.drained, timeout)
+        return self.read_now(size) or b""
+
     def read_now(self, size: int) -> bytes | None:
         """What is here, b"" at the end, None when nothing is here yet."""
         with self._process.changed:
@@ -156,7 +163,7 @@ class GuestProcess:
         self.pid = 0
         self.returncode: int | None = None
         """Exit code, or -N when signal N ended it; None while it runs."""
-        self.error: BarevisorError | None = None
+        self.error: BaseException | None = None
         self.drained = False
         """It ended, and all that it wrote itself has arrived; descendants may write on."""
         self.done = False
@@ -325,7 +332,7 @@ class GuestProcess:
             raise GuestError("the guest's agent sent stderr of a command that has none")
         return reader
 
-    def fail(self, error: BarevisorError) -> None:
+    def fail(self, error: BaseException) -> None:
         """The guest is gone: whoever waits gets `error`."""
         with self.changed:
             if self.error is None and not self.done:
@@ -374,7 +381,7 @@ class AgentClient:
         self._syncs = 0
         self.changed = threading.Condition()
         self.hello: Hello | None = None
-        self.error: BarevisorError | None = None
+        self.error: BaseException | None = None
 
     def feed(self, data: bytes) -> None:
         """Bytes from the guest. Raises GuestError, after telling everyone who waits."""
@@ -385,7 +392,7 @@ class AgentClient:
             self.fail(e)
             raise
 
-    def fail(self, error: BarevisorError) -> None:
+    def fail(self, error: BaseException) -> None:
         """The guest ended or is no longer trusted: every wait ends with `error`. Idempotent."""
         with self.changed:
             if self.error is None:

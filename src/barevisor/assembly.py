@@ -1,0 +1,241 @@
+"""Putting a machine together: the PC that every guest gets, a Linux guest's parts, a bare image.
+
+Nothing here runs a guest; vm.py and image_vm.py do. Whoever gets a Machine from here closes it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from barevisor.board import acpi, power
+from barevisor.board import map as board_map
+from barevisor.board.machine import Machine
+from barevisor.board.pci import PciHost
+from barevisor.boot import image, linux, multiboot, pvh
+from barevisor.boot.files import map_file
+from barevisor.boot.image import Kind
+from barevisor.config import NONE, ImageConfig, VmConfig
+from barevisor.cpu.engine import CpuState, Engine, MachineSpec
+from barevisor.devices.i8042 import I8042
+from barevisor.devices.rtc import Rtc
+from barevisor.devices.serial import Serial
+from barevisor.devices.virtio.console import Console
+from barevisor.devices.virtio.device import VirtioDevice
+from barevisor.devices.virtio.fs import Fs
+from barevisor.devices.virtio.pci import VirtioPci
+from barevisor.devices.virtio.rng import Rng
+from barevisor.errors import ConfigError
+from barevisor.guest import initrd
+from barevisor.guest import kernel as kernels
+from barevisor.guest.agent import AgentClient
+from barevisor.guest.cache import Progress, cache_dir
+from barevisor.guest.cmdline import kernel_command_line
+
+AGENT_PORT = "barevisor.agent"
+
+Output = Callable[[bytes], None]
+
+
+@dataclass(slots=True)
+class Phases:
+    """When each step of a start was reached, in seconds of the monotonic clock."""
+
+    at: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, name: str) -> None:
+        """`name` is reached now."""
+        self.at[name] = time.monotonic()
+
+
+@dataclass(slots=True)
+class LinuxGuest:
+    """A Linux guest that is ready to start."""
+
+    machine: Machine
+    client: AgentClient
+    devices: list[VirtioDevice]
+    kernel: kernels.Kernel
+
+    def close(self) -> None:
+        """Stop and free everything. Idempotent."""
+        self.machine.stop("closed")
+        for device in self.devices:
+            device.stop()
+        self.machine.close()
+        for device in self.devices:
+            if isinstance(device, Fs):
+                device.close()
+
+
+@dataclass(slots=True)
+class Board:
+    """The devices of every machine that others need to reach."""
+
+    pci: PciHost
+    serial: Serial
+
+
+def build_board(machine: Machine, serial_output: Output) -> Board:
+    """The PC: serial port, clock, power and reset, PCI."""
+    serial = Serial(serial_output, machine.irq(board_map.GSI_COM1).set)
+    machine.ports.add(board_map.PORT_COM1, 8, serial, "com1")
+    rtc = Rtc(machine.irq(board_map.GSI_RTC).set)
+    machine.ports.add(board_map.PORT_RTC, 2, rtc, "rtc")
+    machine.ports.add(board_map.PORT_I8042_DATA, 8, I8042(machine.end), "i8042")
+    reset = power.attach(machine.ports, machine.end)
+    pci = PciHost(
+        machine.ports, machine.memory, machine.msi,
+        mmio=(board_map.PCI_MMIO, board_map.PCI_MMIO_SIZE),
+        mmio64=(board_map.PCI_MMIO64, board_map.PCI_MMIO64_SIZE),
+        ecam=board_map.PCI_ECAM,
+    )  # fmt: skip
+    pci.on_reset = reset.write
+    return Board(pci, serial)
+
+
+# ---- a Linux guest -----------------------------------------------------------------------
+
+
+def linux_guest(
+    config: VmConfig,
+    engine: Engine,
+    console_output: Output,
+    phases: Phases,
+    progress: Progress,
+) -> LinuxGuest:
+    """Everything but the start. Raises ConfigError, HostError, EngineError."""
+    kernel = kernels.find_kernel(
+        config.kernel, config.modules, fetch=config.fetch, progress=progress
+    )
+    prepared = _prepare(kernel.image)
+    archive = initrd.build_initrd(kernel, _setup(config))
+    phases.mark("kernel")
+    devices: list[VirtioDevice] = []
+    machine = Machine(engine, MachineSpec(cpus=config.cpus), config.memory)
+    try:
+        board = build_board(machine, console_output)
+        agent = Console([AGENT_PORT])
+        devices += [agent]
+        devices += _file_systems(config)
+        devices.append(Rng())
+        for device in devices:
+            board.pci.add(VirtioPci(device, machine.ram, machine.msi, doorbells=machine.vm))
+        board.pci.assign()
+        agent.port("").on_data = console_output
+        client = _connect(agent)
+        phases.mark("machine")
+        text = kernel_command_line(verbose=config.verbose, append=config.append)
+        rsdp = acpi.install(machine.ram, config.cpus)
+        machine.vcpus[0].set_state(linux.load(machine.ram, prepared, text, archive, rsdp))
+    except BaseException:
+        machine.close()
+        for device in devices:
+            if isinstance(device, Fs):
+                device.close()
+        raise
+    return LinuxGuest(machine, client, devices, kernel)
+
+
+def _prepare(path: Path) -> linux.Linux:
+    opened = image.open_image(path)
+    if opened.kind is Kind.MULTIBOOT:
+        raise ConfigError(f"{path}: a {opened.kind.value}, not Linux", "add --no-root to run it")
+    return linux.prepare(opened, cache_dir() / "unpacked")
+
+
+def _setup(config: VmConfig) -> initrd.Setup:
+    mode: initrd.Root = "overlay"
+    if config.root == NONE:
+        mode = "none"
+    elif config.root_writable:
+        mode = "rw"
+    shares = tuple(initrd.Share(s.target, s.read_only) for s in config.all_shares())
+    return initrd.Setup(mode, shares)
+
+
+def _file_systems(config: VmConfig) -> list[VirtioDevice]:
+    """The root and the shares; what was opened before a failure is closed."""
+    made: list[VirtioDevice] = []
+    try:
+        if (root := config.root_folder) is not None:
+            made.append(Fs(initrd.ROOT_TAG, root, writable=config.root_writable))
+        for index, share in enumerate(config.all_shares()):
+            tag = initrd.SHARE_TAG.format(index)
+            made.append(Fs(tag, share.source, writable=not share.read_only))
+    except BaseException:
+        for device in made:
+            if isinstance(device, Fs):
+                device.close()
+        raise
+    return made
+
+
+def _connect(agent: Console) -> AgentClient:
+    port = agent.port(AGENT_PORT)
+    client = AgentClient(lambda data: _send(port.send, data))
+    port.on_data = client.feed
+    return client
+
+
+def _send(send: Callable[[bytes], int], data: bytes) -> None:
+    send(data)
+
+
+# ---- a bare image ------------------------------------------------------------------------
+
+
+def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Output) -> tuple[
+    Machine, Serial
+]:  # fmt: skip
+    """A machine with `config`'s image in its RAM. Raises ConfigError, HostError, EngineError."""
+    opened = image.open_image(config.kernel)
+    module = map_file(config.initrd) if config.initrd is not None else None
+    prepared = None
+    if opened.kind in (Kind.BZIMAGE, Kind.LINUX):
+        prepared = linux.prepare(opened, cache_dir() / "unpacked")
+    machine = Machine(engine, MachineSpec(cpus=config.cpus), config.memory)
+    try:
+        board = build_board(machine, serial)
+        _test_devices(config, machine, debug)
+        board.pci.assign()
+        rsdp = acpi.install(machine.ram, config.cpus)
+        machine.vcpus[0].set_state(_load(config, opened, prepared, module, machine, rsdp))
+    except BaseException:
+        machine.close()
+        raise
+    return machine, board.serial
+
+
+def _test_devices(config: ImageConfig, machine: Machine, debug: Output) -> None:
+    if config.testdev:
+        from barevisor.devices import testdev
+
+        testdev.attach(
+            machine.ports, machine.memory, machine.ram,
+            cpus=config.cpus, irq=machine.irq, end=machine.end,
+        )  # fmt: skip
+    if config.debugcon:
+        from barevisor.devices.debugcon import DebugConsole
+
+        machine.ports.add(board_map.PORT_DEBUGCON, 1, DebugConsole(debug), "debug console")
+
+
+def _load(
+    config: ImageConfig,
+    opened: image.Image,
+    prepared: linux.Linux | None,
+    module: memoryview | None,
+    machine: Machine,
+    rsdp: int,
+) -> CpuState:
+    arguments = " ".join(config.arguments)
+    if prepared is not None:
+        return linux.load(machine.ram, prepared, arguments, module or b"", rsdp)
+    if opened.kind is Kind.MULTIBOOT:
+        words = " ".join([os.fspath(config.kernel), *config.arguments])
+        return multiboot.load(machine.ram, opened.data, words, module)
+    return pvh.load(machine.ram, opened.data, arguments, module or b"", rsdp)

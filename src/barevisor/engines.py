@@ -1,0 +1,59 @@
+"""Which engine runs a guest, without asking /dev/kvm anew at every start.
+
+The probe runs a dozen small guests, which takes a tenth of a second. Its answer holds until the
+machine boots again, so it is kept for that long in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from barevisor.cpu import select
+from barevisor.cpu.engine import Engine
+from barevisor.guest.cache import cache_dir, read_cached, write_atomic
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+DEVICE = Path("/dev/kvm")
+
+
+def choose(name: str) -> tuple[Engine, str]:
+    """As cpu.select.select, with the probe's last answer. Raises ConfigError."""
+    if name != "auto":
+        return select.select(name)
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return select.select("bt")[0], "/dev/kvm is not here, or not for this user"
+    known = _kept()
+    if known is None:
+        return _probed()
+    return select.select("bt" if known else "kvm")[0], known
+
+
+def _probed() -> tuple[Engine, str]:
+    kvm = select.select("kvm")[0]
+    reason = kvm.probe()
+    with suppress(OSError):  # an unwritable cache costs time only
+        write_atomic(_file(), _key() + reason.encode())
+    return (select.select("bt")[0] if reason else kvm), reason
+
+
+def _file() -> Path:
+    return cache_dir() / "kvm-probe"
+
+
+def _key() -> bytes:
+    """Names this boot of this machine, its device and this version of the probe."""
+    boot = read_cached(BOOT_ID) or os.urandom(16)
+    probe = Path(select.__file__).with_name("kvm") / "probe.py"
+    stamps = [DEVICE.stat().st_rdev, probe.stat().st_mtime_ns, os.geteuid()]
+    return hashlib.sha256(boot + repr(stamps).encode()).digest()
+
+
+def _kept() -> str | None:
+    """The reason against kvm, "" for none, None when it was not asked yet."""
+    data = read_cached(_file())
+    if data is None or data[:32] != _key():
+        return None
+    return data[32:].decode("utf-8", "replace")

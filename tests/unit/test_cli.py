@@ -1,0 +1,121 @@
+"""The command line: parsing, errors, help, and what starting costs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import barevisor
+from barevisor.cli.main import main
+from barevisor.errors import BarevisorError, ConfigError
+from barevisor.testing.images import multiboot_elf
+
+BAD = [
+    ("unknown flag", ["run", "--bogus"], "--bogus"),
+    ("unknown command", ["walk"], "walk"),
+    ("unknown engine", ["run", "--engine", "tcg", "--", "true"], "'tcg'"),
+    ("memory", ["run", "--memory", "5Q", "--", "true"], "'5Q'"),
+    ("too little memory", ["run", "--memory", "8M", "--", "true"], "too small"),
+    ("cpus is no number", ["run", "--cpus", "x", "--", "true"], "--cpus"),
+    ("no cpus", ["run", "--cpus", "0", "--", "true"], "0 CPUs"),
+    ("timeout", ["run", "--timeout", "-1", "--", "true"], "-1"),
+    ("share", ["run", "--share", "/no/such:/x", "--", "true"], "/no/such"),
+    ("share syntax", ["run", "--share", "x", "--", "true"], "bad share"),
+    ("root", ["run", "--root", "/no/such", "--", "true"], "/no/such"),
+    ("rw", ["run", "--rw", "/no/such", "--", "true"], "/no/such"),
+    ("environment", ["run", "--env", "=x", "--", "true"], "'=x'"),
+    ("kernel is not there", ["run", "--kernel", "/no/such", "--", "true"], "/no/such"),
+    ("modules are not there", ["run", "--kernel", "/bin/sh", "--modules", "/no/such"], "/no/such"),
+    ("bare image without an image", ["run", "--no-root"], "--kernel"),
+    ("test devices for Linux", ["run", "--debugcon", "--", "true"], "--no-root"),
+    ("image is not there", ["run", "--no-root", "--kernel", "/no/such"], "/no/such"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "said"), BAD, ids=[row[0] for row in BAD])
+def test_a_wrong_command_line_is_one_clear_line(
+    name: str, args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == ConfigError.exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert said in err
+    assert len(lines) <= 2
+    assert all(line.startswith("hint: ") for line in lines[1:])
+
+
+def test_with_test_devices_our_errors_are_250() -> None:
+    assert main(["run", "--no-root", "--testdev", "--kernel", "/no/such"]) == 250
+    assert main(["run", "--testdev", "--", "true"]) == 250
+
+
+def test_a_command_has_its_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--root", "/no/such", "ls", "--testdev"]) == ConfigError.exit_code
+    assert "/no/such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["run", "--help"], ["kernel", "--help"]], ids=str)
+def test_help(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(args)
+    assert "Usage: bare" in capsys.readouterr().out
+
+
+def test_not_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 4096)
+    assert main(["run", "--no-root", "--kernel", str(image)]) == ConfigError.exit_code
+    assert "not a kernel image" in capsys.readouterr().err
+    image.write_bytes(multiboot_elf(b"\xf4"))
+    assert main(["run", "--kernel", str(image), "--", "true"]) == ConfigError.exit_code
+    assert "--no-root" in capsys.readouterr().err
+
+
+def test_kernel_list_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("barevisor.guest.kernel.BOOT", tmp_path)
+    folder = tmp_path / "barevisor" / "kernels" / "6.1.0-test"
+    folder.mkdir(parents=True)
+    (folder / "vmlinuz").write_bytes(b"x")
+    assert main(["kernel", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["version"] for row in found] == ["6.1.0-test"]
+    assert main(["kernel", "list"]) == 0
+    assert "6.1.0-test  cache" in capsys.readouterr().out
+
+
+def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    names = [check["name"] for check in found["checks"]]
+    assert names[:2] == ["engine kvm", "engine bt"]
+    assert {"memory", "cpus", "cache"} <= set(names)
+
+
+def test_the_facade() -> None:
+    for name in barevisor.__all__:
+        assert getattr(barevisor, name) is not None
+    assert issubclass(barevisor.GuestCrash, BarevisorError)
+    assert set(dir(barevisor)) >= set(barevisor.__all__)
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = getattr(barevisor, "no_such")  # noqa: B009
+
+
+HEAVY = ["rich", "asyncio", "ctypes", "barevisor.cpu", "barevisor.vm", "barevisor.devices"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import barevisor", "from barevisor.cli.main import main; main(['--help'])"],
+    ids=["import barevisor", "bare --help"],
+)
+def test_starting_imports_little(code: str) -> None:
+    script = f"{code}\nimport sys\nprint('loaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    loaded = done.stdout.decode().rpartition("loaded:")[2].split()
+    assert [name for name in HEAVY if name in loaded] == []
