@@ -58,6 +58,7 @@ class LinuxGuest:
     machine: Machine
     client: AgentClient
     devices: list[VirtioDevice]
+    functions: list[VirtioPci]
     kernel: kernels.Kernel
 
     def close(self) -> None:
@@ -65,6 +66,9 @@ class LinuxGuest:
         self.machine.stop("closed")
         for device in self.devices:
             device.stop()
+        self.machine.join()
+        for function in self.functions:
+            function.reset_device()  # its queues hold views of the RAM
         self.machine.close()
         for device in self.devices:
             if isinstance(device, Fs):
@@ -122,8 +126,11 @@ def linux_guest(
         devices += [agent]
         devices += _file_systems(config)
         devices.append(Rng())
-        for device in devices:
-            board.pci.add(VirtioPci(device, machine.ram, machine.msi, doorbells=machine.vm))
+        functions = [
+            VirtioPci(device, machine.ram, machine.msi, doorbells=machine.vm) for device in devices
+        ]
+        for function in functions:
+            board.pci.add(function)
         board.pci.assign()
         agent.port("").on_data = console_output
         client = _connect(agent)
@@ -137,7 +144,7 @@ def linux_guest(
             if isinstance(device, Fs):
                 device.close()
         raise
-    return LinuxGuest(machine, client, devices, kernel)
+    return LinuxGuest(machine, client, devices, functions, kernel)
 
 
 def _prepare(path: Path) -> linux.Linux:

@@ -76,6 +76,8 @@ class Vm:
             append=append,
         )
         self.phases = Phases()
+        self.hello: Hello | None = None
+        """What the agent said first, once the guest is up."""
         self.engine_name = ""
         self.engine_reason = ""
         self._progress = progress
@@ -125,7 +127,9 @@ class Vm:
             hello = self._client().wait_ready(timeout)
         except TimeoutError:
             raise self._not_ready(timeout) from None
-        self.phases.at.setdefault("ready", _now())
+        if self.hello is None:
+            self.hello = hello
+            self.phases.mark("ready")
         return hello
 
     def _not_ready(self, timeout: float | None) -> GuestTimeout:
@@ -316,9 +320,3 @@ def _finish(
     if check:
         done.check_returncode()
     return done
-
-
-def _now() -> float:
-    import time
-
-    return time.monotonic()

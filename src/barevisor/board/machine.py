@@ -215,18 +215,23 @@ class Machine:
         """Stop, join and free everything. Idempotent; not from a vCPU's thread."""
         if self._closed:
             return
-        if self._threads:
-            self.end("stopped", "closed")
-            for thread in self._threads:
-                thread.join(KICK_TIMEOUT)
-                if thread.is_alive():
-                    # Freeing the memory under a running CPU would be worse than the leak.
-                    raise RuntimeError(f"{thread.name} does not stop")
+        self.join()
         self._closed = True
         for let_go in self.on_close:
             let_go()
         self.vm.close()
         self.ram.close()
+
+    def join(self) -> None:
+        """Stop, and return once no vCPU runs any more. Not from a vCPU's thread."""
+        if not self._threads:
+            return
+        self.end("stopped", "closed")
+        for thread in self._threads:
+            thread.join(KICK_TIMEOUT)
+            if thread.is_alive():
+                # Freeing the memory under a running CPU would be worse than the leak.
+                raise RuntimeError(f"{thread.name} does not stop")
 
     def __enter__(self) -> Machine:
         return self

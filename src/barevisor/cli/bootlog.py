@@ -27,7 +27,8 @@ def rows(vm: Vm) -> list[tuple[str, float]]:
     """(phase, seconds). The kernel's part ends where /init says that it began."""
     at = vm.phases.at
     begun = process_started()
-    hello = vm.wait_ready()
+    hello = vm.hello
+    assert hello is not None
     init = (hello.agent_ready - hello.init_started) * NANO
     return [
         ("host: python and command line", at["begin"] - begun),
