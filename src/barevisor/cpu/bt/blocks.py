@@ -15,7 +15,12 @@ from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.bind import bind_block, bind_bytes
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMem, code_reset
 from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
-from cython.cimports.barevisor.cpu.bt.mmu import block_hash, find_slot, watch_code_page
+from cython.cimports.barevisor.cpu.bt.mmu import (
+    block_hash,
+    find_slot,
+    forget_jumps,
+    watch_code_page,
+)
 from cython.cimports.barevisor.cpu.bt.mmu import fetch as fetch_code
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.string import memcmp, memcpy, memset
@@ -38,17 +43,34 @@ def _lookup(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer(Bloc
 @cython.nogil
 @cython.exceptval(check=False)
 def go(cpu: cython.pointer(Cpu), target: u64) -> cython.int:
-    """Run the block at `target` if the code TLB and the cache know it; else ST_NEXT."""
+    """Run the block at `target` if this branch was looked up before; else look it up."""
+    jump: cython.pointer(Jump) = cython.address(cpu.jumps[(target ^ (target >> 11)) & 1023])
+    cpu.budget -= 1
+    if jump.target == target and jump.stamp == cpu.stamps[target >> 63] and cpu.budget >= 0:
+        cpu.regs[REG_RIP] = target
+        cpu.icount += jump.block.count
+        return jump.block.ops[0].handler(cpu, jump.block.ops)
+    return _go_slow(cpu, target, jump)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _go_slow(cpu: cython.pointer(Cpu), target: u64, jump: cython.pointer(Jump)) -> cython.int:
+    """Note the block at `target` and run it, if the code TLB and the cache know it; else
+    ST_NEXT. Crossing instructions are not noted: their second page may change."""
     va: u64 = target + cpu.segbase[SEG_CS]
     entry: cython.pointer(ItlbEntry) = cython.address(cpu.itlb[(va >> 12) & (TLB_SIZE - 1)])
     block: cython.pointer(Block)
     cpu.rip = target
-    cpu.budget -= 1
     if cpu.budget < 0 or va - entry.tag > 0xFFF or cpu.mode & MODE_LEGACY:
         return ST_NEXT
     block = _lookup(cpu.vm, entry.host + (va & 0xFFF), cpu.mode)
     if block == cython.NULL or block.host2:
         return ST_NEXT
+    jump.target = target
+    jump.stamp = cpu.stamps[target >> 63]
+    jump.block = block
     cpu.regs[REG_RIP] = target
     cpu.icount += block.count
     return block.ops[0].handler(cpu, block.ops)
@@ -282,3 +304,5 @@ def drop_code(vm: cython.pointer(Vm)) -> cython.void:
         if vm.cpus[i] != cython.NULL:
             vm.cpus[i].epoch += 1
             vm.cpus[i].link = cython.NULL
+            forget_jumps(vm.cpus[i], 0)
+            forget_jumps(vm.cpus[i], 1)

@@ -51,3 +51,5 @@ cdef u8* phys_to_host(Vm* vm, u64 gpa, u64* bytes_left) noexcept nogil
 cdef int code_written(Vm* vm, u64 gpa, u64 size) noexcept nogil
 # Blocks are about to be made from this page: stores to it must take the slow path
 cdef void watch_code_page(Vm* vm, Slot* slot, u64 page) noexcept nogil
+# Blocks died, or translations of the lower (0) or upper (1) half of the address space changed
+cdef void forget_jumps(Cpu* cpu, u64 half) noexcept nogil

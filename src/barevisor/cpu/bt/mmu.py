@@ -121,6 +121,8 @@ def _drop_range(
         for i in range(vm.ncpus):
             if vm.cpus[i] != cython.NULL:
                 vm.cpus[i].epoch += 1
+                forget_jumps(vm.cpus[i], 0)
+                forget_jumps(vm.cpus[i], 1)
     return dropped
 
 
@@ -355,6 +357,10 @@ def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
     idx: cython.uint
     memset(cpu.large_pages, 0, 128 if keep_global else 256)
     cpu.huge_pages[0] = 0
+    forget_jumps(cpu, 0)
+    if not keep_global or cpu.private_code:
+        forget_jumps(cpu, 1)
+        cpu.private_code = 0
     if keep_global:
         _flush_used(cpu)
         return
@@ -395,6 +401,15 @@ def _flush_used(cpu: cython.pointer(Cpu)) -> cython.void:
 
 
 @cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def forget_jumps(cpu: cython.pointer(Cpu), half: u64) -> cython.void:
+    """Branch targets of the lower (0) or upper (1) half must be looked up again."""
+    cpu.stamps[half] += 0x10000
+
+
+@cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
@@ -408,6 +423,7 @@ def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
         return
     if (cpu.large_pages[word] | cpu.large_pages[16 + word]) >> ((va >> 21) & 63) & 1:
         _flush_large(cpu, va)
+    forget_jumps(cpu, va >> 63)
     for idx in range(MMU_COUNT):
         cpu.tlbs[idx][n] = cpu.tlb_blank[n]
     for idx in range(2):
@@ -504,6 +520,8 @@ def fetch(
         if slot == cython.NULL:
             _internal(cpu, b"instruction fetch outside RAM", walk.gpa)
             return ST_EXIT
+        if va >> 63 and not walk.global_page:
+            cpu.private_code = 1
         entry.tag = va & PAGE_MASK
         entry.host = slot.host + ((walk.gpa - slot.gpa) & PAGE_MASK)
         entry.gpa = _tlb_gpa(cpu, va, cython.address(walk))

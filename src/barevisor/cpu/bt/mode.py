@@ -20,6 +20,8 @@ def update_mode(cpu):
         cpu.fetch_tag = 1
     cpu.mode = mode
     cpu.mmu_idx = idx
+    for seg in range(2):
+        cpu.stamps[seg] = (cpu.stamps[seg] | 0xFFFF) ^ 0xFFFF | 0x8000 | cpu.cpl << 12 | mode
     cpu.tlb = cpu.tlbs[idx]
     if idx == MMU_USER and cpu.cr0 & CR0_AM and cpu.sysflags & FLAG_AC:
         # Alignment checks: no hit on the fast path, mmu.py looks at each access.

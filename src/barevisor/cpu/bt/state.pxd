@@ -25,6 +25,7 @@ ctypedef void (*eoi_t)(Vm* vm, u32 vector) noexcept nogil
 
 cdef enum:
     TLB_BITS = 10
+    JUMP_SIZE = 1024
     TLB_SIZE = 1024          # entries per mmu index, direct mapped by page number
     MMU_SUPERVISOR = 0       # SMAP enforced (if CR4.SMAP)
     MMU_USER = 1
@@ -162,6 +163,11 @@ cdef struct ItlbEntry:
     u64 host
     u64 gpa                  # as in TlbEntry
     u64 pad
+
+cdef struct Jump:            # where a computed branch went: target in CS, and under which stamp
+    u64 target
+    u64 stamp                # 0: empty
+    Block* block
 
 cdef struct Op:              # 96 bytes at most; handlers walk an array of these
     handler_t handler
@@ -367,7 +373,7 @@ cdef struct Cpu:
     Block* link_from         # the block that holds `link`
     ItlbEntry* itlb          # itlbs[cpl == 3]
     u32 epoch                # bumped when any block dies: chained links are stale
-    u32 pad1
+    u32 private_code         # a non-global page of the upper half is in a code TLB
     u64 icount               # instructions retired, counted at block entry
     # --- FP and vector state. x87/MMX is live in the host's FPU while the guest runs.
     u32 mxcsr
@@ -452,6 +458,10 @@ cdef struct Cpu:
     u64 fetch_host
     u64 fetch_gpa
     u64 stat[8]              # counters for --trace and bench
+    # For branch targets in the lower and upper half: what a Jump must carry to be good. The low 16
+    # bits are mode and CPL, the rest counts flushes of that half's translations.
+    u64 stamps[2]
+    Jump jumps[1024]
     # Which addresses may have TLB entries cut from large pages: a bit for each hash of the 2 MiB
     # region, and of the GiB for anything larger; [0] not global, [1] global pages
     u64 large_pages[32]
