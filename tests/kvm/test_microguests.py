@@ -11,9 +11,10 @@ from barevisor.cpu.engine import Engine
 from barevisor.cpu.select import select
 from barevisor.testing.micro import MicroGuest, expected_steps, merged, run
 from barevisor.testing.microguests import ROWS
+from barevisor.testing.microguests_conform import CONFORM_ROWS
 from barevisor.testing.microguests_system import SYSTEM_ROWS
 
-ALL_ROWS = (*ROWS, *SYSTEM_ROWS)
+ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS)
 
 pytestmark = pytest.mark.timeout(60)
 

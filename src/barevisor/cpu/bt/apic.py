@@ -138,7 +138,7 @@ def matches(cpu, dest, logical, wide):
     if dest == broadcast:
         return 1
     if not logical:
-        return dest == cpu.index
+        return dest == (cpu.index if cpu.apic_base & BASE_X2APIC else a.id)
     if cpu.apic_base & BASE_X2APIC:
         ldr: u32 = x2_ldr(cpu)
         return (dest >> 16) == (ldr >> 16) and (dest & ldr & 0xFFFF) != 0

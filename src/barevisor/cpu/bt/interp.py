@@ -24,6 +24,7 @@ from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 
 BUDGET: i64 = cython.declare(i64, 2000)
 DR7_ENABLED: u64 = cython.declare(u64, 0xFF)
+SHADOW_MOV_SS: u32 = cython.declare(u32, 2)
 
 
 @cython.cfunc
@@ -133,7 +134,7 @@ def _step(cpu: cython.pointer(Cpu)) -> cython.int:
     status: cython.int
     trap: u32 = cpu.sysflags & FLAG_TF
     shadow: u32 = cpu.shadow
-    if cpu.pending_db and not shadow:
+    if cpu.pending_db and shadow != SHADOW_MOV_SS:
         return after_step(cpu)
     if cpu.dr[7] & DR7_ENABLED and code_breakpoint(cpu, cpu.rip + cpu.segbase[SEG_CS]):
         return ST_FAULT
@@ -149,9 +150,15 @@ def _step(cpu: cython.pointer(Cpu)) -> cython.int:
     cpu.mmio_n = 0
     if status == ST_FAULT:
         return status
-    if trap:
+    # SDM, "Single-Step Exception Condition": MOV SS and POP SS are not stepped, STI is.
+    if trap and cpu.shadow != SHADOW_MOV_SS:
         cpu.pending_db |= 0x4000  # DR6.BS
-    if cpu.pending_db and status == ST_NEXT and not cpu.shadow:
+        if status == ST_EXIT and cpu.exit_reason == EXIT_HALTED and cpu.halted:
+            # SDM, HLT: a debug exception ends it, and this one is pending already.
+            cpu.halted = 0
+            cpu.exit_reason = EXIT_NONE
+            status = ST_NEXT
+    if cpu.pending_db and status == ST_NEXT and cpu.shadow != SHADOW_MOV_SS:
         return after_step(cpu)
     if cpu.debug_step and status == ST_NEXT:
         cpu.exit_reason = EXIT_DEBUG

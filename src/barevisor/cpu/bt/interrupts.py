@@ -242,6 +242,7 @@ def store_frame(cpu, sp, frame, size, cpl):
     """Store the frame, in one piece, below sp[0] at the handler's privilege, and lower sp[0]."""
     idx: u32 = cpu.mmu_idx
     host: u64
+    top: u64
     status: cython.int
     if cpl != cpu.cpl:
         idx = MMU_USER if cpl == 3 else MMU_SUPERVISOR
@@ -253,6 +254,12 @@ def store_frame(cpu, sp, frame, size, cpl):
         memcpy(cast(cython.p_void, host), frame, size)
         return 0
     status = store_slow(cpu, sp[0], size, frame, idx)
+    if status == ST_FAULT and cpu.fault_vector == EXC_PF:
+        # CR2 as the CPU leaves it, which pushes from the top: the first item in that page.
+        top = (cpu.fault_address | 0xFFF) + 1
+        if top > sp[0] + size:
+            top = sp[0] + size
+        cpu.fault_address = top - 8
     return 0 if status == ST_BREAK else status
 
 

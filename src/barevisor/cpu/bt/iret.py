@@ -78,10 +78,17 @@ def h_into(cpu, op):
 
 
 def h_int1(cpu, op):
-    """SDM, INT1: #DB as a trap without DPL check; DR6 does not change."""
+    """SDM, INT1: #DB as a trap without DPL check. A breakpoint that MOV SS held back comes with
+    it; DR6.BS does not, and the step over INT1 itself is this exception."""
+    stepped: u32 = cpu.sysflags & FLAG_TF
+    status: cython.int
     cpu.rip = next_ip(cpu, op)
-    cpu.fault_address = 0
-    return deliver(cpu, EXC_DB, NO_ERROR, KIND_EXCEPTION)
+    cpu.fault_address = cpu.pending_db & 0xF
+    cpu.pending_db = 0
+    status = deliver(cpu, EXC_DB, NO_ERROR, KIND_EXCEPTION)
+    if stepped and status == ST_NEXT:
+        cpu.pending_db |= cast(u32, DB_NO_STEP)
+    return status
 
 
 def h_bound(cpu, op):

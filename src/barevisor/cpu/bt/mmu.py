@@ -617,21 +617,53 @@ def _mmio_store(
         )
         _apic_write(cpu, cython.cast(u32, gpa & 0xFF0), value)
         return ST_BREAK
-    if (cpu.exit_size if cpu.exit_reason else 0) + size > cython.sizeof(cpu.exit_data):
+    if cpu.exit_reason == EXIT_MMIO_WRITE:
+        return _mmio_store_more(cpu, gpa, size, data)
+    if cpu.exit_reason or size > cython.sizeof(cpu.exit_data):
         # XSAVE to a device: hostile, and more than one exit can carry.
         _internal(cpu, b"one store writes too much device memory", gpa)
-        return ST_BREAK
-    if cpu.exit_reason == EXIT_MMIO_WRITE and cpu.exit_gpa + cpu.exit_size == gpa:
-        memcpy(cython.address(cpu.exit_data[cpu.exit_size]), data, size)
-        cpu.exit_size += size
-        return ST_BREAK
-    if cpu.exit_reason:
-        _internal(cpu, b"one store to two memory-mapped regions", gpa)
         return ST_BREAK
     cpu.exit_reason = EXIT_MMIO_WRITE
     cpu.exit_gpa = gpa
     cpu.exit_size = size
+    cpu.exit_count = 0
     memcpy(cython.address(cpu.exit_data[0]), data, size)
+    return ST_BREAK
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _mmio_store_more(
+    cpu: cython.pointer(Cpu), gpa: u64, size: u32, data: cython.pointer(u8)
+) -> cython.int:
+    """An instruction stores more than once to devices (a frame on a stack there, two pages): what
+    does not follow the first piece goes to mmio_done, exit_count entries of it. The reads that
+    were there have been used: stores come last."""
+    more: cython.pointer(MmioDone)
+    piece: u32
+    if (
+        cpu.exit_count == 0
+        and cpu.exit_gpa + cpu.exit_size == gpa
+        and cpu.exit_size + size <= cython.sizeof(cpu.exit_data)
+    ):
+        memcpy(cython.address(cpu.exit_data[cpu.exit_size]), data, size)
+        cpu.exit_size += size
+        return ST_BREAK
+    while size:
+        if cpu.exit_count == MAX_MMIO_DONE:
+            _internal(cpu, b"one instruction stores too much to device memory", gpa)
+            return ST_BREAK
+        more = cython.address(cpu.mmio_done[cpu.exit_count])
+        piece = 8 if size > 8 else size
+        more.gpa = gpa
+        more.size = piece
+        more.value = 0
+        memcpy(cython.address(more.value), data, piece)
+        cpu.exit_count += 1
+        gpa += piece
+        data += piece
+        size -= piece
     return ST_BREAK
 
 

@@ -35,6 +35,8 @@ MTRR_CAPS = cython.declare("u64", 0x508)  # 8 variable ranges, fixed ranges, WC
 FEATURES_LOCKED = cython.declare("u64", 1)
 FAST_STRINGS = cython.declare("u64", 1)
 NO_BTS_NO_PEBS = cython.declare("u64", 0x1800)
+# Fast strings, thermal control, SpeedStep, MONITOR, CPUID limit, xTPR, XD: kept, without effect.
+MISC_WRITABLE = cython.declare("u64", 0x4_00C5_0009)
 CR0_PG = cython.declare("u64", 0x80000000)
 EFER_LMA = cython.declare("u64", 0x400)
 EFER_LME = cython.declare("u64", 0x100)
@@ -222,7 +224,7 @@ def write_special(cpu, index, value):
     elif index == IA32_APIC_BASE:
         return apic_base_write(cpu, value)
     elif index == IA32_MISC_ENABLE:
-        cpu.misc_enable = value & FAST_STRINGS | NO_BTS_NO_PEBS
+        cpu.misc_enable = value & MISC_WRITABLE | NO_BTS_NO_PEBS
     elif IA32_MTRR_BASE0 <= index <= IA32_MTRR_MASK7:
         return write_mtrr_variable(cpu, index, value)
     elif index == IA32_MTRR_DEF_TYPE:

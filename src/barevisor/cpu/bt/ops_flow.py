@@ -456,7 +456,7 @@ def enter(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
         cpu.regs[5] = (cpu.regs[5] & ~cython.cast(u64, 0xFFFF)) | (frame & 0xFFFF)
     else:
         cpu.regs[5] = frame
-    return finish(cpu, op)
+    return leave_after(cpu, op)
 
 
 @cython.cfunc

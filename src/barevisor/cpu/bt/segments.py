@@ -160,7 +160,9 @@ def drop_segments(cpu):
         if (attr & (ATTR_CODE | ATTR_CONFORM)) == (ATTR_CODE | ATTR_CONFORM):
             continue
         if cpu.segs[seg].usable and dpl_of(attr) < cpu.cpl:
-            clear_segment(address(cpu.segs[seg]), 0)
+            # The base stays, as on hardware: a 64-bit program's GS still has one.
+            cpu.segs[seg].selector = 0
+            cpu.segs[seg].usable = 0
 
 
 def system_descriptor(cpu, selector, desc, base):

@@ -349,14 +349,20 @@ class BtVcpu:
 
     def _mmio_write(self):
         cpu: cython.pointer(Cpu) = self.cpu
-        gpa = cpu.exit_gpa
-        data = bytes(cpu.exit_data[: cpu.exit_size])
+        i: cython.uint
+        self._mmio_piece(cpu.exit_gpa, bytes(cpu.exit_data[: cpu.exit_size]))
+        for i in range(cpu.exit_count):
+            more: cython.pointer(MmioDone) = cython.address(cpu.mmio_done[i])
+            self._mmio_piece(more.gpa, more.value.to_bytes(8, "little")[: more.size])
+        return self.waiting.pop(0) if self.waiting else None
+
+    def _mmio_piece(self, gpa, data):
+        """Up to 8 bytes at a time, to the engine's chips or as exits to come."""
         while data:
             piece, data = data[:8], data[8:]
             if not self.board.mmio_write(gpa, piece):
                 self.waiting.append(engine.MmioWrite(gpa, piece))
             gpa += len(piece)
-        return self.waiting.pop(0) if self.waiting else None
 
     def _mmio_read(self):
         cpu: cython.pointer(Cpu) = self.cpu
