@@ -102,9 +102,9 @@ def find_or_build(
         if block.host2 == 0 or _still_same(cpu, block, va):
             out[0] = block
             return 0
-        if block.host2 == 1:  # the second page is not executable any more
+        if block.host2 == 1:  # the second page is not executable any more, or not RAM
             block.host2 = 2
-            return ST_FAULT
+            return ST_EXIT if cpu.exit_reason else ST_FAULT
         _forget(cpu, block)
     status = _build(cpu, va, host, gpa, mode, out)
     if status == ST_EXIT and cpu.exit_reason == EXIT_CACHE_FULL:

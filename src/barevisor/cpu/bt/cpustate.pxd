@@ -1,5 +1,7 @@
 # Between struct Cpu and the contract's CpuState. Only while the guest does not run.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.arch cimport CR0_PE
+from barevisor.cpu.bt.fpstate cimport XCR0_KNOWN, XCR0_X87
 
 cdef enum:                   # Cpu.mp_state
     MP_RUNNABLE = 0

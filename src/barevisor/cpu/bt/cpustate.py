@@ -147,8 +147,23 @@ def save_state(cpu):
     return s
 
 
+def check_state(state):
+    """A snapshot is input like any other. What makes no sense to the CPU is refused here; what is
+    merely wrong is the guest's to suffer."""
+    if state.mp_state not in MP_STATES:
+        raise EngineError(f"a CPU cannot be {state.mp_state!r}")
+    if not 0 <= state.ss.dpl <= 3:
+        raise EngineError(f"no privilege level is {state.ss.dpl}")
+    if not state.xcr0 & XCR0_X87 or state.xcr0 & ~XCR0_KNOWN:
+        raise EngineError(f"XCR0 {state.xcr0:#x}: the bt engine has x87, SSE and AVX")
+    if state.cr0 >> 31 & 1 and not state.cr0 & CR0_PE:
+        raise EngineError(f"CR0 {state.cr0:#x}: paging outside protected mode")
+    return 0
+
+
 def load_state(cpu, state):
     tsc: u64 = state.tsc
+    check_state(state)
     for number, name in enumerate(SEGMENTS):
         load_segment(cpu, number, getattr(state, name))
     cpu.gdt_base, cpu.gdt_limit = state.gdt.base, state.gdt.limit

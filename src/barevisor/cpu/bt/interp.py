@@ -47,6 +47,10 @@ def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
     if attention & (ATT_INIT | ATT_SIPI):
         cpu.exit_reason = EXIT_HALTED
         return ST_EXIT
+    if cpu.mmio_n or cpu.io_ready:
+        # An instruction is being restarted with what a device answered: the answer must go to
+        # it and not to the handler of an interrupt.
+        return ST_NEXT
     if attention & ATT_NMI and not cpu.nmi_masked and not cpu.shadow:
         __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
         cpu.nmi_masked = 1
@@ -148,6 +152,7 @@ def _step(cpu: cython.pointer(Cpu)) -> cython.int:
         cpu.shadow = shadow  # it has not happened yet
         return status
     cpu.mmio_n = 0
+    cpu.io_ready = 0
     if status == ST_FAULT:
         return status
     # SDM, "Single-Step Exception Condition": MOV SS and POP SS are not stepped, STI is.
@@ -182,14 +187,13 @@ def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
             status = _step(cpu)
         else:
             status = _run_block(cpu, cpu.mode)
-        if status == ST_NEXT:
-            continue
         if status == ST_FAULT:
             cpu.mmio_n = 0
             cpu.io_ready = 0
             status = deliver_fault(cpu)
-        if status == ST_EXIT:
-            return status
+        if status == ST_EXIT or cpu.exit_reason:
+            # Also a store to a device that was not an instruction's last: a CALL's stack, a frame.
+            return ST_EXIT
 
 
 @cython.cfunc

@@ -186,13 +186,17 @@ def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: 
 @cython.nogil
 @cython.exceptval(check=False)
 def _entry(vm: cython.pointer(Vm), gpa: u64, wide: u32, slot_out: cython.pointer(u64)) -> u64:
-    """One paging-structure entry; an address outside RAM reads as all ones, as a bus does."""
-    left: u64 = 0
-    host: cython.pointer(u8) = phys_to_host(vm, gpa, cython.address(left))
-    slot_out[0] = cython.cast(u64, host)
-    if host == cython.NULL or left < 8:
-        slot_out[0] = 0
+    """One paging-structure entry; an address outside RAM reads as all ones, as a bus does.
+    slot_out: where its accessed and dirty bits can be set, 0 if nowhere. Read-only memory may be
+    read-only for this process too."""
+    slot: cython.pointer(Slot) = find_slot(vm, gpa)
+    host: cython.pointer(u8)
+    slot_out[0] = 0
+    if slot == cython.NULL:
         return ~cython.cast(u64, 0) if wide else cython.cast(u64, 0xFFFFFFFF)
+    host = cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+    if not slot.readonly:
+        slot_out[0] = cython.cast(u64, host)
     if wide:
         return cython.cast(cython.pointer(u64), host)[0]
     return cython.cast(cython.pointer(u32), host)[0]

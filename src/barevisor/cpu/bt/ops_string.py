@@ -97,8 +97,14 @@ def _piece(cpu: cython.pointer(Cpu), op: cython.pointer(Op), va: u64, count: u64
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
-def _limit(op: cython.pointer(Op), pieces: cython.int) -> cython.int:
-    return 1 if op.block.mode & MODE_STEP else pieces
+def _enough(
+    cpu: cython.pointer(Cpu), op: cython.pointer(Op), pieces: cython.int, limit: cython.int
+) -> cython.bint:
+    """Is it time to restart? A piece can be slow (a store among many blocks): a kick does not
+    wait for the others."""
+    if pieces == 0:
+        return False
+    return pieces == limit or op.block.mode & MODE_STEP or cpu.attention & ATT_KICK
 
 
 @cython.cfunc
@@ -174,7 +180,7 @@ def movs(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == _limit(op, PIECES):
+        if _enough(cpu, op, pieces, PIECES):
             return _again(cpu, op)
         pieces += 1
         moved = _move_piece(cpu, op, count)
@@ -240,7 +246,7 @@ def stos(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == _limit(op, PIECES):
+        if _enough(cpu, op, pieces, PIECES):
             return _again(cpu, op)
         pieces += 1
         moved = _store_piece(cpu, op, count)
@@ -269,7 +275,7 @@ def lods(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == _limit(op, PIECES):
+        if _enough(cpu, op, pieces, PIECES):
             return _again(cpu, op)
         pieces += 1
         status = _read(cpu, op, RSI, op.seg, 0)
@@ -354,7 +360,7 @@ def scas(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == _limit(op, PIECES * 8):
+        if _enough(cpu, op, pieces, PIECES * 8):
             return _again(cpu, op)
         pieces += 1
         status = _read(cpu, op, RDI, SEG_ES, 0)
@@ -381,7 +387,7 @@ def cmps(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int
     pieces: cython.int = 0
     while count:
-        if pieces == _limit(op, PIECES * 8):
+        if _enough(cpu, op, pieces, PIECES * 8):
             return _again(cpu, op)
         pieces += 1
         status = _read(cpu, op, RSI, op.seg, 0)
