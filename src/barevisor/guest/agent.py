@@ -384,11 +384,15 @@ class AgentClient:
         self.error: BaseException | None = None
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the guest. Raises GuestError, after telling everyone who waits."""
+        """Bytes from the guest. Raises GuestError, after telling everyone who waits. Once the
+        client failed nobody waits any more, and what still comes is dropped."""
         try:
             for frame in self._decoder.feed(data):
-                self._handle(frame)
+                if self.error is None:
+                    self._handle(frame)
         except GuestError as e:
+            if self.error is not None:
+                return
             self.fail(e)
             raise
 
