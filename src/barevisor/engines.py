@@ -13,6 +13,7 @@ from pathlib import Path
 
 from barevisor.cpu import select
 from barevisor.cpu.engine import Engine
+from barevisor.errors import EngineError
 from barevisor.guest.cache import cache_dir, read_cached, write_atomic
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -29,6 +30,15 @@ def choose(name: str) -> tuple[Engine, str]:
     if known is None:
         return _probed()
     return select.select("bt" if known else "kvm")[0], known
+
+
+def for_linux(name: str) -> tuple[Engine, str]:
+    """As `choose`; a /dev/kvm that was asked for by name and cannot run a stock kernel is refused
+    now, because the kernel would only hang or crash on it later. Raises EngineError."""
+    engine, reason = choose(name)
+    if name == "kvm" and (against := engine.probe()):
+        raise EngineError(against, "use --engine bt; a bare image may still run on it")
+    return engine, reason
 
 
 def _probed() -> tuple[Engine, str]:

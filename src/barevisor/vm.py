@@ -22,7 +22,7 @@ from barevisor.assembly import LinuxGuest, Phases, linux_guest
 from barevisor.board.machine import Outcome
 from barevisor.config import Share, VmConfig, parse_memory
 from barevisor.cpu.engine import Engine
-from barevisor.engines import choose
+from barevisor.engines import for_linux
 from barevisor.errors import BarevisorError, GuestCrash, GuestError, GuestTimeout
 from barevisor.guest.console import ConsoleLog
 from barevisor.process import Argv, CompletedProcess, Process
@@ -97,7 +97,7 @@ class Vm:
                 raise RuntimeError(f"this Vm cannot boot: it is {self._state}")
             self._state = "running"
             self.phases.mark("begin")
-            engine, self.engine_reason = choose(self.config.engine)
+            engine, self.engine_reason = for_linux(self.config.engine)
             self.engine_name = engine.name
             self._guest = self._assemble(engine)
             self._watcher = threading.Thread(target=self._watch, name="vm-watch", daemon=True)
@@ -293,15 +293,7 @@ class Vm:
             "internal-error": f"the {self.engine_name} engine gave up: {outcome.detail}",
         }
         message = messages.get(outcome.kind, f"the guest ended: {outcome.kind} {outcome.detail}")
-        return GuestCrash(message, self._crash_hint(), self.report())
-
-    def _crash_hint(self) -> str:
-        if self.config.engine == "kvm":
-            from barevisor.cpu.select import select
-
-            if reason := select("kvm")[0].probe():
-                return f"use --engine bt: {reason}"
-        return ""
+        return GuestCrash(message, report=self.report())
 
 
 def _finish(
