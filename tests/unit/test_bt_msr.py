@@ -159,6 +159,14 @@ def flatten(state: CpuState) -> dict[str, object]:
     return {k: v for k, v in dataclasses.asdict(state).items() if k != "tsc"}
 
 
+def test_a_restored_state_without_wall_clock_leaves_page_0_alone(
+    cpu: BtVcpu, ram: GuestRam
+) -> None:
+    ram.write(0, bytes(range(64)))
+    cpu.set_state(cpu.get_state())
+    assert ram.read(0, 64) == bytes(range(64))
+
+
 def test_state_round_trip(cpu: BtVcpu) -> None:
     s = cpu.get_state()
     for at, name in enumerate(("rax", "rbx", "rsp", "r15")):

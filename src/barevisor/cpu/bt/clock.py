@@ -131,6 +131,8 @@ def clock_write_wall(cpu, gpa):
     now: timespec
     ns: u64
     to: cython.pointer(WallClock)
+    if gpa == 0:
+        return  # not asked for: what a restored state says of a guest that never did
     to = cython.cast(cython.pointer(WallClock), guest_ram(cpu.vm, gpa, cython.sizeof(WallClock)))
     if to == cython.NULL:
         return

@@ -1,0 +1,171 @@
+"""A bare 64-bit test image through the whole stack: multiboot, the test devices, COM1, the chips.
+
+The image is made here. It does what images for testing hypervisors do before their own business
+(32-bit entry, long mode, an IDT in page 0, masked 8259s, APIC off and on, fw_cfg, code for other
+CPUs in page 0, x2APIC), then prints a letter for each device that answered as it should.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from barevisor.board import map as board_map
+from barevisor.config import ImageConfig
+from barevisor.image_vm import ImageVm
+from barevisor.testing import images
+from barevisor.testing.asm import assemble
+from barevisor.testing.micro import descriptor
+
+pytestmark = pytest.mark.timeout(60)
+AT, TABLES, STACK = 0x40_0000, 0x48_0000, 0x47_0000
+GDT, TSS = TABLES + 0x8000, TABLES + 0x8800
+MIB = 1 << 20
+
+START = f"""
+    mov [info], ebx
+    mov esp, {STACK}
+    lgdt [gdtr]
+    mov eax, cr4
+    bts eax, 5
+    mov cr4, eax
+    mov eax, {TABLES}
+    mov cr3, eax
+    mov ecx, 0xC0000080
+    rdmsr
+    bts eax, 8
+    wrmsr
+    mov eax, cr0
+    bts eax, 31
+    mov cr0, eax
+    jmp 8:start64
+    gdtr: dw 0xFF; dd {GDT}
+    info: dd 0
+    idtr: dw 0xFFF; dq 0
+    bits 64
+    start64:
+    mov eax, 0x10; mov ds, eax; mov es, eax; mov ss, eax; mov fs, eax; mov gs, eax
+"""
+CHIPS = """
+    mov esi, idt; xor edi, edi; mov ecx, 512; rep movsq
+    lidt [idtr]
+    mov eax, 0x18; ltr ax
+    mov al, 0xFF; out 0x21, al; out 0xA1, al
+    mov ecx, 0x1B; rdmsr; mov r8d, eax; and eax, 0xFFFFF3FF; wrmsr
+    mov eax, r8d; bts eax, 11; wrmsr
+    mov ebx, 0xFEE00000; mov dword [rbx+0xF0], 0x1FF
+    mov dx, 0x3FB; mov al, 0x80; out dx, al
+    mov dx, 0x3F8; mov al, 1; out dx, al
+    mov dx, 0x3FB; mov al, 3; out dx, al
+    mov dx, 0x3FA; mov al, 0; out dx, al
+    mov al, '!'; call put
+"""
+CONFIGURATION = """
+    mov dx, 0x510; mov ax, 5; out dx, ax; mov dx, 0x511; in al, dx; cmp al, 1; jne bad
+    in al, dx; test al, al; jne bad
+    mov dx, 0x510; mov ax, 3; out dx, ax; mov dx, 0x511; xor r9d, r9d; mov ecx, 8
+    size: shl r9, 8; in al, dx; mov r9b, al; dec ecx; jne size
+    bswap r9; cmp r9, 0x8000000; jne bad
+    mov ebx, [info]; mov eax, [rbx+8]; add eax, 0x400; shl eax, 10; cmp eax, 0x8000000; jne bad
+    mov esi, [rbx+16]; name: lodsb; test al, al; je named; cmp al, '/'; je name; call put; jmp name
+    named:
+    mov ebx, 0xFEE00000; mov dword [rbx+0x300], 0xC4500; mov dword [rbx+0x300], 0xC4600
+"""
+X2APIC = """
+    mov eax, 1; cpuid; bt ecx, 21; jae bad
+    mov ecx, 0x1B; rdmsr; bts eax, 10; wrmsr
+    mov ecx, 0x80F; mov eax, 0x1FF; xor edx, edx; wrmsr
+    sti
+    mov ecx, 0x83F; mov eax, 0x41; wrmsr; nop
+    cmp r15b, 'A'; jne bad; mov al, r15b; call put
+    mov ecx, 0x832; mov eax, 0x42; wrmsr; mov ecx, 0x83E; mov eax, 0xB; wrmsr
+    mov ecx, 0x838; mov eax, 500000; wrmsr; hlt
+    cmp r15b, 'B'; jne bad; mov al, r15b; call put
+    mov ecx, 0x830; mov eax, 0x44400; xor edx, edx; mov r14d, 0; wrmsr
+    mov ecx, 0x830; mov eax, 0x400; wrmsr; nop
+    cmp r14d, 1; jb bad; mov al, 'N'; call put
+"""
+LINES = """
+    mov edx, 0xFEC00000; mov dword [rdx], 0x2D; mov dword [rdx+16], 0
+    mov dword [rdx], 0x2C; mov dword [rdx+16], 0x43
+    mov dx, 0x200E; mov al, 1; out dx, al; mov al, 0; out dx, al; nop
+    cmp r15b, 'C'; jne bad; mov al, r15b; call put
+"""
+MEMORY = f"""
+    mov dx, 0xE0; mov ax, 0x9999; out dx, ax
+    mov edi, 0x7FFFFFE0; mov ecx, 64; rep insb
+    mov ebx, 0x7FFFFFFF; mov edi, 0xFF000000
+    cmp byte [rbx], 0x99; jne bad; cmp byte [rdi+0x1F], 0x99; jne bad
+    cmp byte [rdi+0x20], 0; jne bad
+    mov byte [rbx+1], 0x77; mov ax, [rbx]; cmp ax, 0x7799; jne bad
+    mov ax, 0x88AA; mov [rbx], ax
+    cmp byte [rdi+0xFFF], 0xAA; jne bad; cmp byte [rdi], 0x88; jne bad
+    mov rax, rsp; mov esp, 0xFF001000; push 0x55; pop rcx; mov rsp, rax; cmp ecx, 0x55; jne bad
+    mov eax, {STACK}; out 0xE4, eax
+    mov al, 'M'; call put
+    ud2
+    cmp r13d, 6; jne bad; mov al, 'U'; call put
+    mov eax, 3; mov dx, 0xF4; out dx, eax
+    halt: hlt; jmp halt
+    bad: mov eax, 0x55; mov dx, 0xF4; out dx, eax
+"""
+REST = """
+    put: push rdx; mov ah, al; mov dx, 0x3FD
+    full: in al, dx; test al, 0x20; je full
+    mov dx, 0x3F8; mov al, ah; out dx, al; pop rdx; ret
+    ud: mov r13d, 6; add qword [rsp], 2; iretq
+    nmi: inc r14d; iretq
+    irq41: mov r15d, 'A'; jmp eoi
+    irq42: mov r15d, 'B'; jmp eoi
+    irq43: mov r15d, 'C'
+    eoi: push rax; push rcx; push rdx; xor eax, eax; xor edx, edx; mov ecx, 0x80B; wrmsr
+    pop rdx; pop rcx; pop rax; iretq
+    align 16
+    idt: dq 0
+"""
+GATES = {2: "nmi", 6: "ud", 0x41: "irq41", 0x42: "irq42", 0x43: "irq43"}
+
+
+def image() -> bytes:
+    """An ELF: code with its IDT at the end, page tables for 4 GiB, GDT and TSS.
+
+    2 MiB pages, each at its own address; but the two pages around 2 GiB are both the first one of
+    the test memory, so that an access across them reaches two places of one device.
+    """
+    text = "\n".join((START, CHIPS, CONFIGURATION, X2APIC, LINES, MEMORY, REST))
+    code = assemble(text, AT + 12, 32)
+    idt = bytearray(4096)
+    for vector, label in GATES.items():
+        at = code.labels[label]
+        struct.pack_into("<HHHH", idt, 16 * vector, at & 0xFFFF, 8, 0x8E00, at >> 16)
+    entries = [n << 21 | 0xE7 for n in range(2048)]
+    entries[0x3FF], entries[0x400] = TABLES + 0x6007, TABLES + 0x7007
+    directories = [TABLES + 0x2000 + n * 0x1000 | 7 for n in range(4)]
+    tables = struct.pack("<512Q", TABLES + 0x1000 | 7, *[0] * 511)
+    tables += struct.pack("<512Q", *directories, *[0] * 508)
+    tables += struct.pack("<2048Q", *entries)
+    tables += bytes(4088) + struct.pack("<QQ", *[board_map.TESTDEV_MMIO | 7] * 2)
+    gdt = bytes(8) + descriptor(0, 0xFFFFF, 0x9B, 0xA) + descriptor(0, 0xFFFFF, 0x93, 0xC)
+    gdt += descriptor(TSS, 0x67, 0x89, 0) + bytes(8)
+    body = images.multiboot_header() + code.code[: code.labels["idt"] - AT - 12] + bytes(idt)
+    parts = [
+        images.Part(AT, body),
+        images.Part(TABLES, tables.ljust(0x8000, b"\0") + gdt.ljust(0x1000, b"\0")),
+    ]
+    return images.elf(parts, AT + 12, bits=32)
+
+
+def test_a_test_image_finds_what_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(image())
+    out = bytearray()
+    config = ImageConfig(path, memory=128 * MIB, engine="bt", testdev=True)
+    with ImageVm(config, out.extend, out.extend) as vm:
+        vm.start()
+        code = vm.wait(30)
+        report = "" if code is not None else vm.report()
+    assert (code, report) == (3 << 1 | 1, ""), out
+    assert out.startswith(b"!")
+    assert out.endswith(b"ABNCMU")
