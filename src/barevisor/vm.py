@@ -246,6 +246,11 @@ class Vm:
         """Return once the guest's agent answers. Raises TimeoutError, or what ended the guest."""
         self._client().sync(timeout)
 
+    def instructions(self) -> int:
+        """Guest instructions executed so far; 0 where the engine does not count (kvm)."""
+        guest = self._guest
+        return 0 if guest is None else sum(v.instructions() for v in guest.machine.vcpus)
+
     def report(self) -> str:
         """Every vCPU's state and the last console lines, as text; "" before the boot."""
         guest = self._guest

@@ -4,106 +4,38 @@ virtiofsd. What fails here and not there is ours; what fails with our devices to
 Needs root (virtiofsd), qemu-system-x86_64, virtiofsd and a kernel in /boot or the cache.
 """
 
-import os
-import shutil
-import socket
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from barevisor.errors import CommandNotExecutable, CommandNotFound, HostError
+from barevisor.errors import CommandNotExecutable, CommandNotFound
 from barevisor.guest import initrd
-from barevisor.guest.agent import AgentClient
 from barevisor.guest.initrd import Setup, Share
 from barevisor.guest.kernel import Kernel, list_kernels
+from barevisor.testing.qemu import QemuGuest, missing
 
 pytestmark = pytest.mark.timeout(240)
-QEMU = shutil.which("qemu-system-x86_64")
-VIRTIOFSD = next((p for p in ("/usr/lib/qemu/virtiofsd",) if Path(p).exists()), None)
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 LONG = 120.0
-PORT = "virtserialport,chardev=agent,name=barevisor.agent"
 
 
-class Guest:
-    """A QEMU guest with the agent's port and any number of virtio-fs devices."""
+class Guest(QemuGuest):
+    """With what the tests below ask of it."""
 
     def __init__(self, folder: Path, kernel: Kernel, image: bytes, sources: dict[str, str]) -> None:
-        self.folder, self.stack = folder, ExitStack()
-        (folder / "initrd").write_bytes(image)
-        arguments = [
-            str(QEMU), "-machine", "q35,accel=tcg,memory-backend=ram", "-cpu", "max", "-m", "512",
-            "-object", "memory-backend-memfd,id=ram,size=512M,share=on", "-display", "none",
-            "-nodefaults", "-no-reboot", "-serial", f"file:{folder}/console",
-            "-kernel", str(kernel.image), "-initrd", f"{folder}/initrd",
-            "-append", "console=ttyS0 quiet panic=-1",
-            "-chardev", f"socket,id=agent,path={folder}/agent,server=on,wait=off",
-            "-device", "virtio-serial-pci,disable-legacy=on", "-device", PORT,
-        ]  # fmt: skip
-        for tag, source in sources.items():
-            self._serve(tag, source)
-            arguments += ["-chardev", f"socket,id={tag},path={folder}/{tag}"]
-            arguments += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
-        self.qemu = subprocess.Popen(arguments)
-        self.stack.callback(self.qemu.wait)
-        self.stack.callback(self.qemu.kill)
-        self.socket = self._connect(folder / "agent")
-        self.client = AgentClient(self.socket.sendall)
-        self.thread = threading.Thread(target=self._receive)
-        self.thread.start()
-
-    def _serve(self, tag: str, source: str) -> None:
-        options = f"source={source},cache=auto,sandbox=chroot"
-        path = self.folder / tag
-        server = subprocess.Popen(
-            [str(VIRTIOFSD), f"--socket-path={path}", "-o", options], stderr=subprocess.DEVNULL
-        )
-        self.stack.callback(server.wait)
-        self.stack.callback(server.kill)
-        while not path.exists() and server.poll() is None:
-            time.sleep(0.01)
-
-    def _connect(self, path: Path) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        while self.qemu.poll() is None:
-            try:
-                connection.connect(str(path))
-                break
-            except OSError:
-                time.sleep(0.01)
-        return connection
-
-    def _receive(self) -> None:
-        try:
-            while data := self.socket.recv(65536):
-                self.client.feed(data)
-        except OSError:
-            self.client.fail(HostError("QEMU is gone"))
-        self.client.fail(HostError("the guest is gone"))
-
-    def console(self) -> str:
-        return (self.folder / "console").read_text(errors="replace")
+        super().__init__(folder, kernel.image, image, sources)
 
     def run(self, *argv: str, input: bytes = b"", tty: bool = False) -> tuple[str, int | None]:
         process = self.client.spawn(argv, env=ENV, tty=tty, timeout=LONG)
         out, _ = process.communicate(input, LONG)
         return out.decode(), process.returncode
 
-    def close(self) -> None:
-        self.stack.close()
-        self.thread.join()
-        self.socket.close()
-
 
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
-    if QEMU is None or VIRTIOFSD is None or os.geteuid() != 0:
-        pytest.skip("needs root, qemu-system-x86_64 and its virtiofsd")
+    if reason := missing():
+        pytest.skip(reason)
     for kernel in list_kernels():
         return kernel
     pytest.skip("needs a kernel: bare kernel fetch")
@@ -167,7 +99,7 @@ def test_orphans_are_reaped(guest: Guest) -> None:
 def test_power_off(guest: Guest) -> None:
     guest.client.sync(LONG)
     guest.client.power_off()
-    assert guest.qemu.wait(LONG) == 0
+    assert guest.process.wait(LONG) == 0
 
 
 BROKEN = [
@@ -188,7 +120,7 @@ def test_an_init_that_cannot_go_on_says_why_and_powers_off(
         image += initrd.build_initrd(kernel, setup, {"/plan": rows})
     guest = Guest(tmp_path, kernel, image, {})
     try:
-        assert guest.qemu.wait(LONG) == 0
+        assert guest.process.wait(LONG) == 0
         assert f"barevisor-init: {message}" in guest.console()
     finally:
         guest.close()
