@@ -13,10 +13,14 @@ import mmap
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from barevisor.testing import hostile
+
+STACK = 512 << 10
 
 
 def child(first: int, count: int, note: Path) -> None:
@@ -25,7 +29,11 @@ def child(first: int, count: int, note: Path) -> None:
     faulthandler.enable()
     with note.open("r+b") as f:
         shared = mmap.mmap(f.fileno(), 8)
-    totals = hostile.run_cases(BtEngine(), first, count, ctypes.c_uint64.from_buffer(shared))
+    current = ctypes.c_uint64.from_buffer(shared)
+    # A small stack: handlers that call each other instead of jumping would run out of it.
+    threading.stack_size(STACK)
+    with ThreadPoolExecutor(1) as pool:
+        totals = pool.submit(hostile.run_cases, BtEngine(), first, count, current).result()
     sys.stdout.write(f"{totals.cases} {totals.runs} {totals.instructions}\n")
 
 

@@ -6,7 +6,9 @@ than it may ends the test run.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -177,6 +179,35 @@ def test_an_answer_goes_to_the_read_that_asked(box: Box) -> None:
     assert vcpu.get_regs().rbx & 0xFF == 0x5A
     vcpu.complete_read(b"\x11")
     assert vcpu.run() == engine.PioWrite(0x10, 4, bytes([0x11, 0x11, 0, 0]))
+
+
+FP_LOOPS = {
+    "SSE": "l: hex 660f57c0 660f57c0 660f57c0 660f57c0; jmp l",
+    "SSE on memory": "l: hex 0f5803 0f5803 0f5803 0f5803; jmp l",
+    "x87": "l: hex d9e8 ddd8 d9e8 ddd8; jmp l",
+    "x87 on memory": "l: hex d903 d91b d903 d91b; jmp l",
+}
+
+
+@pytest.mark.parametrize("text", FP_LOOPS.values(), ids=FP_LOOPS)
+def test_unmasked_fp_loops_need_no_stack(box: Box, text: str) -> None:
+    """Each instruction is checked after it has run; that must not nest, however long it goes."""
+    vm, vcpu = box.restart(irqchip=False)
+    state = load(box, vm, vcpu, text, "long", rbx=micro.DATA)
+    state.cr4 |= 0x600
+    xsave = bytearray(576)
+    xsave[0:2], xsave[24:26], xsave[512] = b"\x40\x03", b"\x00\x00", 3
+    state.xsave = bytes(xsave)
+    vcpu.set_state(state)
+    kicker = threading.Timer(0.2, vcpu.kick)
+    kicker.start()
+    before = threading.stack_size(256 << 10)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(vcpu.run).result(10) == engine.Interrupted()
+    finally:
+        threading.stack_size(before)
+        kicker.join()
 
 
 @pytest.mark.parametrize(

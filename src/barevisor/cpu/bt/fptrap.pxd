@@ -27,4 +27,5 @@ cdef int trap_register(Cpu* cpu, Op* op) noexcept nogil
 cdef int trap_memory(Cpu* cpu, Op* op, u8* host) noexcept nogil
 cdef int trap_x87(Cpu* cpu, Op* op, u8* host) noexcept nogil
 cdef int trap_sse(Cpu* cpu, Op* op, u8* host) noexcept nogil
+cdef int done(Cpu* cpu, Op* op) noexcept nogil
 cdef bint undo_x87(Cpu* cpu, Op* op, u8* image, u32 before) noexcept nogil

@@ -28,6 +28,13 @@ def trap_memory(cpu, op, host):
     return trap_sse(cpu, op, host)
 
 
+def done(cpu, op):
+    """Go on behind `op`, which has run. Not by next_op: with locals whose addresses are taken that
+    would be a call within a call, and a guest's loop would use up the stack of this thread. An op
+    that runs in cpu.scratch returns to its memory handler."""
+    return 0 if op == address(cpu.scratch[0]) else finish(cpu, op)
+
+
 def undo_x87(cpu, op, image, before):
     """After an x87 instruction that ran from `image` (status `before`): if it raised something
     that must not have changed a register or memory, go back, keeping the flags. 1: undone."""
@@ -64,7 +71,7 @@ def trap_x87(cpu, op, host):
         cpu.fl = fl
     elif at != host:
         memcpy(host, at, op.msize)
-    return next_op(cpu, op)
+    return done(cpu, op)
 
 
 def trap_sse(cpu, op, host):
@@ -94,7 +101,7 @@ def trap_sse(cpu, op, host):
         return fault(cpu, op, EXC_XM if cpu.cr4 & CR4_OSXMMEXCPT else EXC_UD, NO_ERROR)
     if at != host:
         memcpy(host, at, op.msize)
-    return next_op(cpu, op)
+    return done(cpu, op)
 
 
 def addresses() -> dict[str, int]:
