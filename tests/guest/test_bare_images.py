@@ -169,3 +169,29 @@ def test_a_test_image_finds_what_it_needs(tmp_path: Path) -> None:
     assert (code, report) == (3 << 1 | 1, ""), out
     assert out.startswith(b"!")
     assert out.endswith(b"ABNCMU")
+
+
+class Spy:
+    """A device that notes what is stored to it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def bus_read(self, offset: int, size: int) -> int:
+        return 0
+
+    def bus_write(self, offset: int, size: int, value: int) -> None:
+        self.seen.append((offset, value))
+
+
+def test_a_wait_by_port_0x80_costs_no_exit(tmp_path: Path) -> None:
+    text = "mov al, 7; mov ecx, 9999; l: out 0x80, al; dec ecx; jne l; out 0x81, al; out 0xf4, al"
+    path = tmp_path / "x"
+    path.write_bytes(images.multiboot_elf(assemble(text, AT + 12, 32).code, AT))
+    spy = Spy()
+    config = ImageConfig(path, memory=64 * MIB, engine="bt", testdev=True)
+    with ImageVm(config, lambda data: None, lambda data: None) as vm:
+        vm.machine.ports.add(0x80, 2, spy, "spy")
+        vm.start()
+        assert vm.wait(30) == 15
+    assert spy.seen == [(1, 7)]

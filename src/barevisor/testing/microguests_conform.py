@@ -25,6 +25,7 @@ from barevisor.testing.micro import (
     entry,
     pte,
 )  # fmt: skip
+from barevisor.testing.microguests import KERNEL_PAGES
 from barevisor.testing.microguests_system import TASK, TSS32, task32
 
 M = MicroGuest
@@ -36,6 +37,11 @@ SELF = "mov dword [rbx+0x300], {}\n"
 WAIT = "sti; w: hlt; jmp w\n"
 COUNT_GP = "g: add rsp, 8; inc r15d; add qword [rsp], 2; iretq"
 """A #GP handler: counts in R15 and steps over an instruction of two bytes."""
+
+
+def le(value: int, size: int = 4) -> bytes:
+    """Little-endian."""
+    return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
 
 
 def q(value: int) -> bytes:
@@ -210,6 +216,16 @@ EDGE = (
       "hex 8dc0; hex 0f38f0c0; report r15d; end;"
       "h: inc r15d; add qword [rsp], 2; cmp r15d, 1; je x; add qword [rsp], 2; x: iretq",
       (2,), gates={6: Gate("h")}),
+    M("edge: CLWB and PCOMMIT of a register, RDPRU", "long",
+      "hex 660faef0; hex 660faef8; hex 0f01fd; report r15d; end;"
+      "h: inc r15d; add qword [rsp], 4; cmp r15d, 3; jne x; sub qword [rsp], 1; x: iretq",
+      (3,), gates={6: Gate("h")}),
+    M("edge: IRET that sets AC lifts SMAP", "long",
+      "mov eax, [SPARE_]; report eax; clac; b: mov eax, [SPARE_]; end;"
+      "h: inc r15d; cmp r15d, 2; je x; or dword [rsp+24], 0x40000; add rsp, 8; iretq;"
+      "x: report dword [rsp+8]; end",
+      (0x64, "b"), cr4=SMAP, gates={14: Gate("h")},
+      poke={**KERNEL_PAGES, SPARE: le(0x64)}),
     M("edge: push and pop of 16 bits in 64-bit mode", "long",
       "mov word [DATA_], 0x1234; hex 66ff3425; dd DATA_; mov ebx, esp; report ebx; xor ecx, ecx;"
       "hex 6659; report ecx; report esp; end", (STACK - 2, 0x1234, STACK)),
@@ -222,11 +238,6 @@ EDGE = (
 )  # fmt: skip
 
 AT = f"mov ebx, {MMIO:#x};"
-
-
-def le(value: int, size: int = 4) -> bytes:
-    """Little-endian."""
-    return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
 
 
 def updates(name: str, text: str, old: int, new: int, size: int = 4) -> MicroGuest:

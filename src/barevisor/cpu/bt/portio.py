@@ -7,6 +7,8 @@ that exit_data holds the answer.
 import cython
 from cython import address, cast
 
+POST_CODES = cython.declare("u32", 0x80)
+
 
 def check_port(cpu, port, size):
     """SDM, "I/O Privilege Level" and "I/O Permission Bit Map": every bit of the access clear."""
@@ -69,6 +71,10 @@ def h_out(cpu, op):
     status: cython.int = check_port(cpu, port, size)
     if status:
         return leave(cpu, op, status)
+    if port == POST_CODES and cpu.vm.irqchip:
+        # Nobody listens on a PC without firmware: guests write here to wait, and may do so often.
+        cpu.pending_db |= io_breakpoint(cpu, port, size)
+        return finish(cpu, op)
     cpu.exit_reason = EXIT_PIO_WRITE
     cpu.exit_port = port
     cpu.exit_size = size
