@@ -187,14 +187,13 @@ CONTROL = (
 )  # fmt: skip
 
 EDGE = (
-    M("edge: execution leaves the canonical half", "long",
-      "mov rax, [p]; jmp rax; p: dq 0x7ffffffffffd",
-      (Fault(13, 0, 0),),
-      poke={PML4 + 8 * 255: entry(SPARE + 0x1000, 7),
-            SPARE + 0x1000 + 8 * 511: entry(SPARE + 0x2000, 7),
-            SPARE + 0x2000 + 8 * 511: entry(SPARE + 0x3000, 7),
-            SPARE + 0x3000 + 8 * 511: entry(SPARE, 7),
-            SPARE + 0xFFD: b"\x90\x90\x90"}),
+    *(M(f"edge: {name} leaves the canonical half", "long",
+        "mov eax, -1; mov rdx, [p]; jmp rdx; p: dq 0x7ffffffffffd", (Fault(13, 0, 0),),
+        poke={PML4 + 8 * 255: entry(SPARE + 0x1000, 7),
+              SPARE + 0x1000 + 8 * 511: entry(SPARE + 0x2000, 7),
+              SPARE + 0x2000 + 8 * 511: entry(SPARE + 0x3000, 7),
+              SPARE + 0x3000 + 8 * 511: entry(SPARE, 7), SPARE + 0xFFD: code})
+      for name, code in (("execution", b"\x90\x90\x90"), ("a hypercall", b"\x0f\x01\xc1"))),
     M("edge: jump by memory to a non-canonical address", "long",
       "b: hex ff2425; dd p; p: dq 0x1111111111111111", (Fault(13, "b", 0),)),
     M("edge: ret to a non-canonical address", "long",
