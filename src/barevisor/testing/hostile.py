@@ -366,7 +366,7 @@ def case(box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu, seed: int, kind: str 
     vm.memory_written(0, micro.RAM_SIZE)
     s.tsc = vcpu.get_state().tsc
     vcpu.set_state(s)
-    _drive(rng, box, vm, vcpu)
+    drive(rng, box, vm, vcpu)
     again = vcpu.get_state()
     again.msrs = {}
     vcpu.set_state(again)
@@ -378,7 +378,8 @@ def _damage_room(rng: random.Random, box: Box, mode: str) -> None:
     box.room[GUARD : GUARD + 0x20000] = bytes(low)
 
 
-def _drive(rng: random.Random, box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) -> None:
+def drive(rng: random.Random, box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) -> None:
+    """Run until the guest gives up, two kicks have arrived, or EXITS. Raises Escaped."""
     kicks = 0
     before = vcpu.instructions()
     box.kicker.vcpu = vcpu
