@@ -58,7 +58,7 @@ def load(
 
 
 @pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("behind", ["nothing", "device"])
+@pytest.mark.parametrize("behind", ["nothing", "device", "unmasked FP"])
 def test_operands_that_end_with_ram(box: Box, behind: str, half: int) -> None:
     """Every memory form of the table, its operand in the last bytes of RAM: a thunk that reads or
     writes one byte more than the table says would touch the wall."""
@@ -68,6 +68,10 @@ def test_operands_that_end_with_ram(box: Box, behind: str, half: int) -> None:
     state = load(box, vm, vcpu, "nop", "long")
     state.cr4 |= 0x40000
     state.xcr0 = 7
+    if behind == "unmasked FP":
+        xsave = bytearray(576)
+        xsave[0:2], xsave[512] = b"\x40\x03", 3
+        state.xsave = bytes(xsave)
     if behind == "device":
         box.load({micro.PD + 16: micro.entry(micro.RAM_SIZE, 0x87)}, clear=False)
     else:
@@ -194,6 +198,7 @@ def test_unmasked_fp_loops_need_no_stack(box: Box, text: str) -> None:
     """Each instruction is checked after it has run; that must not nest, however long it goes."""
     vm, vcpu = box.restart(irqchip=False)
     state = load(box, vm, vcpu, text, "long", rbx=micro.DATA)
+    box.load({micro.DATA: bytes(64)}, clear=False)
     state.cr4 |= 0x600
     xsave = bytearray(576)
     xsave[0:2], xsave[24:26], xsave[512] = b"\x40\x03", b"\x00\x00", 3

@@ -51,7 +51,7 @@ def undo_x87(cpu, op, image, before):
 def trap_x87(cpu, op, host):
     """One x87 or MMX instruction: first what an earlier one left pending."""
     room: u8[528]
-    result: u8[32]
+    result: u8[32]  # x87 stores need no alignment
     image: cython.pointer(u8) = cast(
         cython.pointer(u8), (cast(u64, address(room[0])) + 15) & ~cast(u64, 15)
     )
@@ -78,7 +78,11 @@ def trap_sse(cpu, op, host):
     """One SSE or AVX instruction, from clear sticky flags; #XM undoes it (#UD without
     CR4.OSXMMEXCPT)."""
     was: Before
-    result: u8[32]
+    room: u8[64]
+    # MOVAPS and its kind fault on the host, too, unless their operand is aligned.
+    result: cython.pointer(u8) = cast(
+        cython.pointer(u8), (cast(u64, address(room[0])) + 31) & ~cast(u64, 31)
+    )
     at: cython.pointer(u8) = host
     flags: u32 = get_mxcsr()
     raised: u32

@@ -760,7 +760,8 @@ def _store_page(
         return _mmio_store(cpu, walk.gpa, size, data)
     memcpy(cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), data, size)
     if slot.code_pages[(walk.gpa - slot.gpa) >> 12]:
-        if code_written(cpu.vm, walk.gpa, size):
+        # Among thousands of blocks this is slow: a kick does not wait for the block's other stores.
+        if code_written(cpu.vm, walk.gpa, size) or cpu.attention & ATT_KICK:
             return ST_BREAK
         return 0
     _fill(cpu, va, idx, cython.address(walk), slot)
