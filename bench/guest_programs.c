@@ -27,19 +27,19 @@ NOINLINE static uint64_t integer(uint64_t rounds)
 	return sum;
 }
 
-/* Stores in strides through 64 KiB. */
+/* Stores in strides through 64 KiB. Each round has a mark of its own, so nothing is cleared. */
 NOINLINE static uint64_t sieve(uint64_t rounds)
 {
 	static uint8_t composite[65536];
 	uint64_t sum = 0;
 	for (uint64_t r = 0; r < rounds; r++) {
-		memset(composite, 0, sizeof composite);
+		uint8_t mark = r % 255 + 1;
 		for (uint32_t i = 2; i < sizeof composite; i++) {
-			if (composite[i])
+			if (composite[i] == mark)
 				continue;
 			sum += i;
 			for (uint32_t j = 2 * i; j < sizeof composite; j += i)
-				composite[j] = 1;
+				composite[j] = mark;
 		}
 	}
 	return sum;
