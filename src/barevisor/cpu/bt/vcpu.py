@@ -188,6 +188,11 @@ class BtVcpu:
         memset(at, 0, cython.sizeof(Cpu))
         self.cpu = cython.cast(cython.pointer(Cpu), at)
         cpu: cython.pointer(Cpu) = self.cpu
+        if cython.cast(cython.size_t, cython.address(cpu.bounce[0])) % 64 or (
+            cython.cast(cython.size_t, cython.address(cpu.fpu[0])) % 16
+        ):
+            # Aligned host instructions run on these: a guest must not find out before we do.
+            raise EngineError("struct Cpu: bounce and fpu are not aligned (a field was added?)")
         cpu.wake_fd = -1
         cpu.apic = cython.cast(cython.pointer(Apic), calloc(1, cython.sizeof(Apic)))
         # One block: three data TLBs and the blank, two code TLBs and the blank.
