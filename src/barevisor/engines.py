@@ -37,7 +37,9 @@ def for_linux(name: str) -> tuple[Engine, str]:
     now, because the kernel would only hang or crash on it later. Raises EngineError."""
     engine, reason = choose(name)
     if name == "kvm" and (against := engine.probe()):
-        raise EngineError(against, "use --engine bt; a bare image may still run on it")
+        usable = os.access(DEVICE, os.R_OK | os.W_OK)
+        hint = "a bare image may still run on it" if usable else "its group is often called kvm"
+        raise EngineError(against, f"use --engine bt; {hint}")
     return engine, reason
 
 
