@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without its import of half the library
 if TYPE_CHECKING:
     from barevisor.config import Share, VmConfig
     from barevisor.errors import (

@@ -1,5 +1,6 @@
 """The command line: parsing, errors, help, and what starting costs."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,12 +10,21 @@ import pytest
 
 import barevisor
 from barevisor.cli.main import main
+from barevisor.cli.run import Given, parser
 from barevisor.errors import BarevisorError, ConfigError
 from barevisor.testing.images import multiboot_elf
 
 BAD = [
     ("unknown flag", ["run", "--bogus"], "--bogus"),
+    ("unknown flag before a command", ["--bogus", "run"], "--bogus"),
+    ("unknown flag with a value", ["run", "--bogus", "3", "--", "true"], "--bogus"),
+    ("beginning of a flag", ["run", "--eng", "bt", "--", "true"], "--eng"),
+    ("flag without its value", ["run", "--cpus"], "--cpus"),
+    ("word too many", ["doctor", "now"], "now"),
     ("unknown command", ["walk"], "walk"),
+    ("no command", ["--"], "--"),
+    ("unknown kernel action", ["kernel", "walk"], "walk"),
+    ("no kernel action", ["kernel"], "ACTION"),
     ("unknown engine", ["run", "--engine", "tcg", "--", "true"], "'tcg'"),
     ("memory", ["run", "--memory", "5Q", "--", "true"], "'5Q'"),
     ("too little memory", ["run", "--memory", "8M", "--", "true"], "too small"),
@@ -51,6 +61,8 @@ def test_a_wrong_command_line_is_one_clear_line(
 def test_with_test_devices_our_errors_are_250() -> None:
     assert main(["run", "--no-root", "--testdev", "--kernel", "/no/such"]) == 250
     assert main(["run", "--testdev", "--", "true"]) == 250
+    assert main(["run", "--cpus", "x", "--testdev", "--", "true"]) == 250
+    assert main(["run", "--cpus", "x", "--", "true", "--testdev"]) == ConfigError.exit_code
 
 
 def test_a_command_has_its_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,10 +70,63 @@ def test_a_command_has_its_own_flags(capsys: pytest.CaptureFixture[str]) -> None
     assert "/no/such" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["run", "--help"], ["kernel", "--help"]], ids=str)
+def read(*words: str) -> Given:
+    """What `bare run WORDS` means."""
+    given = parser().read(words, Given())
+    assert given is not None
+    return given
+
+
+COMMANDS = [
+    ("none", [], []),
+    ("after --", ["--", "ls", "-l"], ["--", "ls", "-l"]),
+    ("flags after a word are the command's", ["ls", "--cpus", "2"], ["ls", "--cpus", "2"]),
+    ("its own --", ["sh", "-c", "x", "--", "-y"], ["sh", "-c", "x", "--", "-y"]),
+    ("after flags", ["--cpus", "1", "-t", "ls", "--", "-l"], ["ls", "--", "-l"]),
+    ("its own --help", ["ls", "--help"], ["ls", "--help"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [c[1:] for c in COMMANDS], ids=[c[0] for c in COMMANDS]
+)
+def test_where_the_command_begins(words: list[str], command: list[str]) -> None:
+    given = read(*words)
+    assert given.command == command
+    assert given.cpus == 1
+
+
+def test_flags() -> None:
+    given = read("--rw", "/a", "--rw=/b", "--env", "K=V", "--timeout", "1.5", "--append", "a -b c")
+    assert (given.rw, given.env, given.share) == (["/a", "/b"], ["K=V"], [])
+    assert (given.timeout, given.append, given.tty) == (1.5, "a -b c", False)
+    assert read().rw == []
+    assert set(vars(given)) == set(Given.__annotations__)
+
+
+HELP = [[], ["--help"], ["-h"], *([c, "--help"] for c in ("run", "kernel", "doctor"))]
+
+
+@pytest.mark.parametrize("args", HELP, ids=str)
 def test_help(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    main(args)
-    assert "Usage: bare" in capsys.readouterr().out
+    assert main(args) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: bare")
+    assert "-h, --help" in out
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_names_every_command_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    out = capsys.readouterr().out
+    for name in ("run", "doctor", "kernel"):
+        about: str = importlib.import_module(f"barevisor.cli.{name}").ABOUT
+        assert f"{name:<8}{about.splitlines()[0]}\n" in out
+    main(["run", "--help"])
+    out = capsys.readouterr().out
+    for name in set(Given.__annotations__) - {"command"}:
+        assert f"--{name.replace('_', '-')} " in out
 
 
 def test_not_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +171,22 @@ def test_the_facade() -> None:
         _ = getattr(barevisor, "no_such")  # noqa: B009
 
 
-HEAVY = ["rich", "asyncio", "ctypes", "barevisor.cpu", "barevisor.vm", "barevisor.devices"]
+HEAVY = [
+    "rich",
+    "asyncio",
+    "ctypes",
+    "dataclasses",
+    "inspect",
+    "pathlib",
+    "shutil",
+    "subprocess",
+    "threading",
+    "typing",
+    "barevisor.config",
+    "barevisor.cpu",
+    "barevisor.vm",
+    "barevisor.devices",
+]
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import argparse
 
-import typer
-
+from barevisor.cli.parser import Parser
 from barevisor.errors import HostError
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ABOUT = "Say what can run on this machine, and why not."
 
 
-def doctor(as_json: Json = False) -> None:
-    """Say what can run on this machine, and why not."""
-    from barevisor.cli.show import show_json, show_table
+class Given(argparse.Namespace):
+    """The command line."""
+
+    json: bool
+
+
+def main(words: list[str]) -> int:
+    """Raises BarevisorError."""
+    parser = Parser("bare doctor", "[OPTIONS]", ABOUT)
+    parser.options.add_argument("--json", action="store_true", help="Print JSON, not a table.")
+    given = parser.read(words, Given())
+    if given is None:
+        return 0
+    from barevisor.cli.show import show, show_json, show_table
     from barevisor.doctor import diagnose
 
     found = diagnose()
-    if as_json:
+    if given.json:
         show_json(found)
     else:
         rows = [("ok" if c.ok else "NO" if c.needed else "--", c.name, c.detail)
                 for c in found.checks]  # fmt: skip
         show_table(rows)
-        typer.echo(f"\nbare run uses the {found.engine} engine." if found.engine else "")
+        show(f"\nbare run uses the {found.engine} engine." if found.engine else "")
     if not found.ready:
         raise HostError("nothing can run here", "see the lines above")
+    return 0

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import argparse
+import sys
 
-import typer
+from barevisor.cli.parser import Parser
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ABOUT = "The kernels that guests can boot."
+ACTIONS = {
+    "list": "List them, best first: /boot's, then fetched ones.",
+    "fetch": "Fetch the distribution's own, without root, into the cache folder.",
+}
 
-app = typer.Typer(help="The kernels that guests can boot.",
-                  rich_markup_mode=None)  # fmt: skip
+
+class Given(argparse.Namespace):
+    """The command line."""
+
+    action: str
+    json: bool
 
 
-@app.command("list")
-def list_(as_json: Json = False) -> None:
-    """List them, best first: /boot's, then fetched ones."""
+def main(words: list[str]) -> int:
+    """Raises BarevisorError."""
+    actions = "\n".join(f"  {name:<7}{text}" for name, text in ACTIONS.items())
+    parser = Parser("bare kernel", "[OPTIONS] ACTION", ABOUT, more=f"Actions:\n{actions}")
+    parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=argparse.SUPPRESS)
+    parser.options.add_argument("--json", action="store_true", help="Print JSON, not a table.")
+    given = parser.read(words, Given())
+    if given is not None:
+        (_list if given.action == "list" else _fetch)(given.json)
+    return 0
+
+
+def _list(as_json: bool) -> None:
     from barevisor.cli.show import show_json, show_table
     from barevisor.guest.kernel import list_kernels
 
@@ -24,14 +43,12 @@ def list_(as_json: Json = False) -> None:
     elif found:
         show_table([(k.version, k.source, str(k.image)) for k in found])
     else:
-        typer.echo("none yet: bare kernel fetch", err=True)
+        sys.stderr.write("none yet: bare kernel fetch\n")
 
 
-@app.command("fetch")
-def fetch(as_json: Json = False) -> None:
-    """Fetch the distribution's own kernel now, without root, into the cache folder."""
+def _fetch(as_json: bool) -> None:
     from barevisor.cli.progress import FetchProgress
-    from barevisor.cli.show import show_json
+    from barevisor.cli.show import show, show_json
     from barevisor.guest.kernel import fetched
 
     with FetchProgress() as progress:
@@ -39,4 +56,4 @@ def fetch(as_json: Json = False) -> None:
     if as_json:
         show_json(kernel)
     else:
-        typer.echo(f"{kernel.version}  {kernel.image}")
+        show(f"{kernel.version}  {kernel.image}")

@@ -2,140 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+import argparse
 
-import typer
-
+from barevisor.cli.parser import Parser
 from barevisor.errors import TESTDEV_ERROR, BarevisorError, ConfigError
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="COMMAND", help="Without one: a shell. With --no-root: "
-                   "the image's arguments.", show_default=False),
-]  # fmt: skip
-Engine = Annotated[str, typer.Option(help="kvm, bt or auto.", metavar="ENGINE")]
-Cpus = Annotated[int, typer.Option(help="Virtual CPUs.", metavar="N")]
-Memory = Annotated[str, typer.Option(help="Guest memory: 512M, 2G.", metavar="SIZE")]
-Kernel = Annotated[
-    Path | None,
-    typer.Option(help="A bzImage or vmlinux; by default /boot's newest, else a fetched one.",
-                 metavar="PATH", show_default=False),
-]  # fmt: skip
-Modules = Annotated[
-    Path | None,
-    typer.Option(help="The kernel's modules, as in /lib/modules/VERSION.", metavar="DIR",
-                 show_default=False),
-]  # fmt: skip
-Root = Annotated[
-    str,
-    typer.Option(help="host: this machine's files, or a folder; under a throw-away overlay.",
-                 metavar="host|DIR"),
-]  # fmt: skip
-Rw = Annotated[
-    list[Path] | None,
-    typer.Option(help="A folder of the host that the guest may write, at the same path. "
-                 "The --root folder itself: a writable root.", metavar="DIR", show_default=False),
-]  # fmt: skip
-Shares = Annotated[
-    list[str] | None,
-    typer.Option("--share", help="A folder of the host, mounted in the guest.",
-                 metavar="HOST:GUEST[:ro]", show_default=False),
-]  # fmt: skip
-Cwd = Annotated[
-    str | None,
-    typer.Option(help="The command's folder; by default this one, where the guest has it.",
-                 metavar="DIR", show_default=False),
-]  # fmt: skip
-Env = Annotated[
-    list[str] | None,
-    typer.Option(help="An environment variable; K alone takes the caller's.", metavar="K=V",
-                 show_default=False),
-]  # fmt: skip
-Timeout = Annotated[
-    float | None,
-    typer.Option(help="End everything after this time, with code 124.", metavar="SECONDS",
-                 show_default=False),
-]  # fmt: skip
-Tty = Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")]
-BootLog = Annotated[bool, typer.Option("--boot-log", help="Kernel messages and times on stderr.")]
-Append = Annotated[str, typer.Option(help="More kernel parameters.", metavar="TEXT")]
-NoRoot = Annotated[bool, typer.Option("--no-root", help="--kernel is a bare image: multiboot, "
-                                      "PVH or Linux; its serial port is stdout.")]  # fmt: skip
-Initrd = Annotated[
-    Path | None,
-    typer.Option(help="With --no-root: the image's one module.", metavar="PATH",
-                 show_default=False),
-]  # fmt: skip
-TestDev = Annotated[
-    bool,
-    typer.Option("--testdev", help="With --no-root: the devices that test images expect."),
-]  # fmt: skip
-DebugCon = Annotated[
-    bool, typer.Option("--debugcon", help="With --no-root: port 0xe9 writes to stderr.")
-]  # fmt: skip
+ABOUT = """Run a command in a Linux guest; its exit code is the command's.
+
+The guest sees this machine's files and cannot change them: what it writes is
+gone with it. Without a command it is a shell on this terminal; ^] three times
+ends a guest that hangs."""
 
 
-def run(
-    command: Words = None,
-    engine: Engine = "auto",
-    cpus: Cpus = 1,
-    memory: Memory = "512M",
-    kernel: Kernel = None,
-    modules: Modules = None,
-    root: Root = "host",
-    rw: Rw = None,
-    share: Shares = None,
-    cwd: Cwd = None,
-    env: Env = None,
-    timeout: Timeout = None,
-    tty: Tty = False,
-    boot_log: BootLog = False,
-    append: Append = "",
-    no_root: NoRoot = False,
-    initrd: Initrd = None,
-    testdev: TestDev = False,
-    debugcon: DebugCon = False,
-) -> int:
-    """Run a command in a Linux guest; its exit code is the command's.
+class Given(argparse.Namespace):
+    """The command line."""
 
-    The guest sees this machine's files and cannot change them: what it writes is gone with it.
-    Without a command it is a shell on this terminal; ^] three times ends a guest that hangs.
-    """
-    given = Given(
-        tuple(command or ()), engine, cpus, memory, kernel, modules, root, tuple(rw or ()),
-        tuple(share or ()), cwd, tuple(env or ()), timeout, tty, boot_log, append, initrd,
-        testdev, debugcon,
-    )  # fmt: skip
-    try:
-        return _image(given) if no_root else _linux(given)
-    except BarevisorError as e:
-        if testdev:
-            e.exit_code = TESTDEV_ERROR
-        raise
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """The command line, as typer read it."""
-
-    command: tuple[str, ...]
+    command: list[str]
     engine: str
     cpus: int
     memory: str
-    kernel: Path | None
-    modules: Path | None
+    kernel: str | None
+    modules: str | None
     root: str
-    rw: tuple[Path, ...]
-    share: tuple[str, ...]
+    rw: list[str]
+    share: list[str]
     cwd: str | None
-    env: tuple[str, ...]
+    env: list[str]
     timeout: float | None
     tty: bool
     boot_log: bool
     append: str
-    initrd: Path | None
+    no_root: bool
+    initrd: str | None
     testdev: bool
     debugcon: bool
 
@@ -148,7 +46,78 @@ class Given:
         return self.timeout
 
 
+def parser() -> Parser:
+    """Reads a Given."""
+    made = Parser("bare run", "[OPTIONS] [COMMAND]", ABOUT)
+    # What follows the command's name is the command's own.
+    made.arguments.add_argument(
+        "command", metavar="COMMAND", nargs=argparse.REMAINDER,
+        help="Without one: a shell. With --no-root: the image's arguments.",
+    )  # fmt: skip
+    _linux_options(made)
+    _image_options(made)
+    return made
+
+
+def _linux_options(made: Parser) -> None:
+    """And those that both kinds of guest have."""
+    add = made.options.add_argument
+    add("--engine", metavar="ENGINE", default="auto",
+        help="kvm, bt or auto.  [default: %(default)s]")  # fmt: skip
+    add("--cpus", metavar="N", type=int, default=1, help="Virtual CPUs.  [default: %(default)s]")
+    add("--memory", metavar="SIZE", default="512M",
+        help="Guest memory: 512M, 2G.  [default: %(default)s]")  # fmt: skip
+    add("--kernel", metavar="PATH",
+        help="A bzImage or vmlinux; by default /boot's newest, else a fetched one.")  # fmt: skip
+    add("--modules", metavar="DIR", help="The kernel's modules, as in /lib/modules/VERSION.")
+    add("--root", metavar="host|DIR", default="host", help="host: this machine's files, or a "
+        "folder; under a throw-away overlay.  [default: %(default)s]")  # fmt: skip
+    add("--rw", metavar="DIR", action="append", default=[],
+        help="A folder of the host that the guest may write, at the same path. The --root folder "
+        "itself: a writable root.")  # fmt: skip
+    add("--share", metavar="HOST:GUEST[:ro]", action="append", default=[],
+        help="A folder of the host, mounted in the guest.")  # fmt: skip
+    add("--cwd", metavar="DIR",
+        help="The command's folder; by default this one, where the guest has it.")  # fmt: skip
+    add("--env", metavar="K=V", action="append", default=[],
+        help="An environment variable; K alone takes the caller's.")  # fmt: skip
+    add("--timeout", metavar="SECONDS", type=float,
+        help="End everything after this time, with code 124.")  # fmt: skip
+    add("-t", "--tty", action="store_true", help="Give the command a terminal.")
+    add("--boot-log", action="store_true", help="Kernel messages and times on stderr.")
+    add("--append", metavar="TEXT", default="", help="More kernel parameters.")
+
+
+def _image_options(made: Parser) -> None:
+    add = made.options.add_argument
+    add("--no-root", action="store_true", help="--kernel is a bare image: multiboot, PVH or "
+        "Linux; its serial port is stdout.")  # fmt: skip
+    add("--initrd", metavar="PATH", help="With --no-root: the image's one module.")
+    add("--testdev", action="store_true",
+        help="With --no-root: the devices that test images expect.")  # fmt: skip
+    add("--debugcon", action="store_true", help="With --no-root: port 0xe9 writes to stderr.")
+
+
+def main(words: list[str]) -> int:
+    """Raises BarevisorError."""
+    given = Given()
+    testdev = "--testdev" in words[: words.index("--") if "--" in words else None]
+    try:
+        if parser().read(words, given) is None:
+            return 0
+        testdev = given.testdev
+        if given.command[:1] == ["--"]:
+            del given.command[0]
+        return _image(given) if given.no_root else _linux(given)
+    except BarevisorError as e:
+        if testdev:
+            e.exit_code = TESTDEV_ERROR
+        raise
+
+
 def _image(given: Given) -> int:
+    from pathlib import Path
+
     from barevisor.config import ImageConfig, parse_memory
 
     if given.kernel is None:
@@ -158,9 +127,9 @@ def _image(given: Given) -> int:
     if wrong := [flag for flag, value in linux_only.items() if value]:
         raise ConfigError(f"{wrong[0]} is not for bare images", "leave --no-root out for Linux")
     config = ImageConfig(
-        given.kernel,
+        Path(given.kernel),
         (*given.append.split(), *given.command),
-        given.initrd,
+        Path(given.initrd) if given.initrd is not None else None,
         parse_memory(given.memory),
         given.cpus,
         given.engine,
@@ -173,6 +142,8 @@ def _image(given: Given) -> int:
 
 
 def _linux(given: Given) -> int:
+    from pathlib import Path
+
     from barevisor.config import Share, VmConfig, parse_environment, parse_memory
 
     image_only = {"--initrd": given.initrd, "--testdev": given.testdev,
@@ -183,10 +154,10 @@ def _linux(given: Given) -> int:
         memory=parse_memory(given.memory),
         cpus=given.cpus,
         engine=given.engine,
-        kernel=given.kernel,
-        modules=given.modules,
+        kernel=Path(given.kernel) if given.kernel is not None else None,
+        modules=Path(given.modules) if given.modules is not None else None,
         root=given.root,
-        rw=given.rw,
+        rw=tuple(Path(path) for path in given.rw),
         shares=tuple(Share.parse(text) for text in given.share),
         append=given.append,
         verbose=given.boot_log,
@@ -195,6 +166,6 @@ def _linux(given: Given) -> int:
     from barevisor.cli.session import Session
 
     return Session(
-        config, given.command, env=env, cwd=given.cwd, timeout=timeout, tty=given.tty,
+        config, tuple(given.command), env=env, cwd=given.cwd, timeout=timeout, tty=given.tty,
         boot_log=given.boot_log,
     ).run()  # fmt: skip

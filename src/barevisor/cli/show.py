@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
+
+def show(line: str) -> None:
+    """One line."""
+    sys.stdout.write(line + "\n")
 
 
 def show_json(value: object) -> None:
     """A dataclass, or a list of them."""
-    typer.echo(json.dumps(_plain(value), indent=2))
+    show(json.dumps(_plain(value), indent=2))
 
 
 def _plain(value: Any) -> Any:
@@ -34,4 +38,4 @@ def show_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        typer.echo("  ".join(cells).rstrip())
+        show("  ".join(cells).rstrip())
