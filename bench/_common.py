@@ -36,6 +36,8 @@ from barevisor.testing import qemu
 
 READY_SECONDS = 300.0
 RUN_SECONDS = 3600.0
+BT_MODE = "BAREVISOR_BT"
+"""The environment variable that selects how bt executes; the VMs made here read it."""
 ENVIRONMENT = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 
 
@@ -49,6 +51,7 @@ def options(doc: str, rounds: int = 5) -> argparse.ArgumentParser:
     )
     parser.add_argument("-n", type=int, default=rounds, metavar="ROUNDS", help="median of so many")
     parser.add_argument("--json", action="store_true", help="the same on stdout as JSON")
+    parser.add_argument("--markdown", action="store_true", help="the same as SPECIFICATION.md's")
     parser.add_argument("--engine", default="bt", choices=("bt", "kvm"))
     parser.add_argument("--no-peer", action="store_true", help="measure Barevisor alone")
     return parser
@@ -59,7 +62,8 @@ def options(doc: str, rounds: int = 5) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure, beside the peer's and against its bar. `ratio` is ours / peer's."""
+    """One figure, beside the peer's and against its bar. `ratio` is ours / peer's, `to_native`
+    is ours / native."""
 
     name: str
     ours: float
@@ -69,10 +73,13 @@ class Row:
     bar: str = ""
     met: bool | None = None
     ratio: float | None = field(init=False, default=None)
+    to_native: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.peer:
             object.__setattr__(self, "ratio", self.ours / self.peer)
+        if self.native:
+            object.__setattr__(self, "to_native", self.ours / self.native)
 
 
 @dataclass(slots=True)
@@ -84,32 +91,55 @@ class Report:
     notes: list[str] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
 
-    def show(self, *, as_json: bool) -> int:
-        """Print it; 1 when a bar was missed."""
+    def show(self, arguments: argparse.Namespace) -> int:
+        """Print it in the form asked for; 1 when a bar was missed."""
         self.machine = machine_facts()
-        if as_json:
+        if arguments.json:
             print(json.dumps(asdict(self), indent=1))
         else:
-            print(self.text())
+            print(self.markdown() if arguments.markdown else self.text())
         return 1 if any(row.met is False for row in self.rows) else 0
 
     def text(self) -> str:
-        head = ["", "ours", "peer", "ratio", "native", "unit", "bar", ""]
+        """Aligned for a terminal."""
+        head, *rows = self._cells()
+        sizes = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        columns = list(zip(head, sizes, strict=True))
+        lines = [
+            "  ".join(_aligned(row[i], name, size) for i, (name, size) in enumerate(columns))
+            for row in (head, *rows)
+        ]
+        return "\n".join([self.title, *(line.rstrip() for line in lines), *self._tail()])
+
+    def markdown(self) -> str:
+        """A table as SPECIFICATION.md has them."""
+        head, *rows = self._cells()
+        rule = "|".join("---:" if name in NUMBERS else "---" for name in head)
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        table = ["| " + " | ".join(head) + " |", f"|{rule}|", *lines]
+        return "\n".join([self.title, "", *table, "", *self._tail()])
+
+    def _cells(self) -> list[list[str]]:
+        """The head and the rows, without the columns that are empty."""
+        head = ["", *NUMBERS, "unit", "bar", "verdict"]
         verdicts = {None: "", True: "met", False: "MISSED"}
         cells = [head] + [
-            [r.name, number(r.ours), number(r.peer), number(r.ratio), number(r.native), r.unit,
-             r.bar, verdicts[r.met]]
+            [r.name, number(r.ours), number(r.peer), number(r.ratio), number(r.native),
+             number(r.to_native), r.unit, r.bar, verdicts[r.met]]
             for r in self.rows
         ]  # fmt: skip
         used = [i for i in range(len(head)) if any(row[i] for row in cells[1:])]
-        width = {i: max(len(row[i]) for row in cells) for i in used}
-        lines = ["  ".join(_aligned(row[i], i, width[i]) for i in used).rstrip() for row in cells]
-        facts = [f"{name}: {value}" for name, value in self.machine.items()]
-        return "\n".join([self.title, *lines, *self.notes, *facts])
+        return [[row[i] for i in used] for row in cells]
+
+    def _tail(self) -> list[str]:
+        return self.notes + [f"{name}: {value}" for name, value in self.machine.items()]
 
 
-def _aligned(text: str, column: int, width: int) -> str:
-    return text.rjust(width) if 1 <= column <= 4 else text.ljust(width)
+NUMBERS = ("ours", "peer", "ours/peer", "native", "ours/native")
+
+
+def _aligned(text: str, column: str, width: int) -> str:
+    return text.rjust(width) if column in NUMBERS else text.ljust(width)
 
 
 def number(value: float | None) -> str:
@@ -134,6 +164,8 @@ def machine_facts() -> dict[str, str]:
     }  # fmt: skip
     if not qemu.missing():
         facts["peer"] = _first_line([qemu.QEMU, "--version"])
+    if mode := os.environ.get(BT_MODE):
+        facts["bt"] = f"{BT_MODE}={mode}"
     return facts
 
 
@@ -154,6 +186,10 @@ def progress(text: str) -> None:
 
 def median(values: list[float]) -> float:
     return statistics.median(values)
+
+
+def geometric_mean(values: list[float]) -> float:
+    return statistics.geometric_mean(values)
 
 
 def alternate(rounds: int, actions: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -259,13 +295,16 @@ def _watch(guest: LinuxGuest, console: bytearray) -> None:
 
 
 @contextmanager
-def peer_guest(machine: str = "q35") -> Iterator[qemu.QemuGuest]:
+def peer_guest(
+    machine: str = "q35", memory_mib: int = 512, cpus: int = 1
+) -> Iterator[qemu.QemuGuest]:
     """The same on QEMU, just launched: `client.wait_ready` waits for its agent."""
     chosen = kernel()
     image = initrd.build_initrd(chosen, initrd.Setup("overlay"))
     with tempfile.TemporaryDirectory() as folder, qemu.QemuGuest(
         Path(folder), chosen.image, image, {initrd.ROOT_TAG: "/"},
-        command_line=kernel_command_line(), machine=machine,
+        command_line=kernel_command_line(), machine=machine, memory_mib=memory_mib,
+        options=("-smp", str(cpus)),
     ) as guest:  # fmt: skip
         yield guest
 

@@ -30,7 +30,7 @@ from _common import (
     process_seconds,
 )
 
-BAR = 2.5
+BAR = 0.75
 MACHINES = ("q35", "pc")
 
 CHILD = """
@@ -110,7 +110,7 @@ def main() -> int:
         if name == "instructions":
             value, unit = value / 1e6, "million"
         report.rows.append(Row(f"  {name}", value, unit))
-    return report.show(as_json=arguments.json)
+    return report.show(arguments)
 
 
 if __name__ == "__main__":

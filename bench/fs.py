@@ -128,7 +128,7 @@ def main() -> int:
         report.rows.append(
             Row(name, places["bare"], "s", places.get("qemu"), places["native"])
         )  # fmt: skip
-    return report.show(as_json=arguments.json)
+    return report.show(arguments)
 
 
 if __name__ == "__main__":

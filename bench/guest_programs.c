@@ -1,6 +1,9 @@
-/* What bench/interpreter.py compiles and runs in the guest: guest_programs NAME ROUNDS.
+/* What bench/interpreter.py and cpu_bound.py compile and run in the guest:
+ * guest_programs NAME ROUNDS.
  * Prints a checksum, which must be the same wherever it runs, and the nanoseconds that it took.
  * One round is about a million instructions; none of them calls the kernel. */
+#include <immintrin.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,12 +192,217 @@ NOINLINE static uint64_t matrix(uint64_t rounds)
 	return (uint64_t)(int64_t)c[5][7];
 }
 
+/* Dependent loads all over 16 MiB: one cycle through every line, in a shuffled order. */
+NOINLINE static uint64_t chase(uint64_t rounds)
+{
+	enum { LINES = 1 << 18 };
+	static struct line {
+		struct line *next;
+		uint64_t pad[7];
+	} lines[LINES];
+	static uint32_t order[LINES];
+	uint64_t state = 11;
+	for (uint32_t i = 0; i < LINES; i++)
+		order[i] = i;
+	for (uint32_t i = LINES - 1; i > 0; i--) {
+		uint32_t j = next(&state) % (i + 1), swapped = order[i];
+		order[i] = order[j];
+		order[j] = swapped;
+	}
+	for (uint32_t i = 0; i < LINES; i++)
+		lines[order[i]].next = &lines[order[(i + 1) % LINES]];
+	struct line *at = lines;
+	for (uint64_t i = 0; i < rounds * 40000; i++)
+		at = at->next;
+	return at - lines;
+}
+
+/* Words in sequence through 24 MiB: two streams read, one written. */
+NOINLINE static uint64_t stream(uint64_t rounds)
+{
+	enum { WORDS = 1 << 20 };
+	static uint64_t a[WORDS], b[WORDS], c[WORDS];
+	uint64_t sum = 0;
+	for (uint64_t i = 0; i < WORDS; i++)
+		a[i] = i, b[i] = ~i;
+	for (uint64_t r = 0; r < rounds; r++) {
+		uint64_t first = r % 4 * (WORDS / 4);
+		for (uint64_t i = first; i < first + WORDS / 4; i++) {
+			c[i] = a[i] + 3 * b[i];
+			__asm__ volatile("" ::: "memory"); /* a word at a time */
+		}
+		sum += c[first + r % 1000];
+	}
+	return sum;
+}
+
+/* Calls through pointers: four kinds of object in an order that repeats after 61. */
+struct object {
+	uint64_t (*step)(struct object *self, uint64_t value);
+	uint64_t state;
+};
+
+#define STEP(name, result) \
+	NOINLINE static uint64_t name(struct object *self, uint64_t value) { return result; }
+STEP(step_add, self->state += value)
+STEP(step_xor, self->state ^= value << 1)
+STEP(step_rotate, self->state = (self->state << 7 | self->state >> 57) + value)
+STEP(step_multiply, self->state = self->state * 31 + value)
+
+NOINLINE static uint64_t objects(uint64_t rounds)
+{
+	static uint64_t (*const steps[])(struct object *, uint64_t) = {
+		step_add, step_xor, step_rotate, step_multiply,
+	};
+	struct object all[61];
+	uint64_t state = 5, sum = 0;
+	for (int i = 0; i < 61; i++)
+		all[i] = (struct object){steps[next(&state) & 3], i};
+	for (uint64_t i = 0, left = rounds * 80000; left; left--) {
+		sum += all[i].step(&all[i], left);
+		i = i == 60 ? 0 : i + 1;
+	}
+	return sum;
+}
+
+/* An interpreter with one switch: all its indirect jumps are one. It counts primes. */
+enum { LOAD, MOVE, ADD, REMAINDER, JUMP_ZERO, JUMP_LESS, COUNT, HALT };
+
+struct step {
+	uint8_t what, a, b, c;
+	int32_t value;
+};
+
+NOINLINE static uint64_t run_steps(const struct step *code, int64_t limit)
+{
+	int64_t r[8] = {0, limit}, count = 0;
+	for (const struct step *at = code;; at++)
+		switch (at->what) {
+		case LOAD: r[at->a] = at->value; break;
+		case MOVE: r[at->a] = r[at->b]; break;
+		case ADD: r[at->a] = r[at->b] + at->value; break;
+		case REMAINDER: r[at->a] = r[at->b] % r[at->c]; break;
+		case JUMP_ZERO: if (!r[at->a]) at += at->value; break;
+		case JUMP_LESS: if (r[at->a] < r[at->b]) at += at->value; break;
+		case COUNT: count += r[at->a]; break;
+		case HALT: return count;
+		}
+}
+
+NOINLINE static uint64_t switches(uint64_t rounds)
+{
+	static const struct step code[] = {
+		{LOAD, 2, 0, 0, 2},           /* candidate = 2 */
+		{LOAD, 3, 0, 0, 2},           /* candidate: divisor = 2 */
+		{JUMP_LESS, 3, 2, 0, 1},      /* divisor: below the candidate? */
+		{JUMP_ZERO, 7, 0, 0, 4},      /* no: prime */
+		{REMAINDER, 4, 2, 3, 0},
+		{JUMP_ZERO, 4, 0, 0, 3},      /* divided: not prime */
+		{ADD, 3, 3, 0, 1},
+		{JUMP_ZERO, 7, 0, 0, -6},     /* next divisor */
+		{COUNT, 2, 0, 0, 0},          /* prime */
+		{ADD, 2, 2, 0, 1},            /* not prime */
+		{JUMP_LESS, 2, 1, 0, -10},    /* next candidate */
+		{HALT, 0, 0, 0, 0},
+	};
+	uint64_t sum = 0;
+	for (uint64_t r = 0; r < rounds; r++)
+		sum += run_steps(code, 470 + (r & 1));
+	return sum;
+}
+
+/* Planets: square roots and divisions, one double at a time. */
+NOINLINE static uint64_t nbody(uint64_t rounds)
+{
+	struct body { double at[3], speed[3], mass; } bodies[5];
+	for (int i = 0; i < 5; i++)
+		bodies[i] = (struct body){{i * 1.5, i * i * .25, 3. - i}, {.1 * i, .2, -.1 * i}, 1. / (i + 1)};
+	for (uint64_t r = 0; r < rounds * 2500; r++) {
+		for (int i = 0; i < 5; i++)
+			for (int j = i + 1; j < 5; j++) {
+				struct body *a = &bodies[i], *b = &bodies[j];
+				double d[3], square = 1e-3;
+				for (int k = 0; k < 3; k++)
+					d[k] = a->at[k] - b->at[k], square += d[k] * d[k];
+				double pull = .001 / (square * sqrt(square));
+				for (int k = 0; k < 3; k++) {
+					a->speed[k] -= d[k] * b->mass * pull;
+					b->speed[k] += d[k] * a->mass * pull;
+				}
+			}
+		for (int i = 0; i < 5; i++)
+			for (int k = 0; k < 3; k++)
+				bodies[i].at[k] += .001 * bodies[i].speed[k];
+	}
+	return (uint64_t)(int64_t)(bodies[0].at[0] * 1e9);
+}
+
+/* Mandelbrot's set in x87 code: long double. */
+NOINLINE static uint64_t x87(uint64_t rounds)
+{
+	uint64_t sum = 0;
+	for (uint64_t r = 0; r < rounds * 1400; r++) {
+		long double x = 0, y = 0, u = r % 97 / 40.0L - 1.6L, v = r % 89 / 45.0L - 1;
+		for (int i = 0; i < 60 && x * x + y * y < 4; i++) {
+			long double next_x = x * x - y * y + u;
+			y = 2 * x * y + v;
+			x = next_x;
+			sum++;
+		}
+	}
+	return sum;
+}
+
+/* Four floats at a time: SSE, with compares, shuffles and unaligned loads. */
+NOINLINE static uint64_t sse(uint64_t rounds)
+{
+	static float values[4100];
+	for (int i = 0; i < 4100; i++)
+		values[i] = i % 127;
+	__m128 sum = _mm_setzero_ps();
+	for (uint64_t r = 0; r < rounds * 70; r++)
+		for (int i = 0; i < 4096; i += 4) {
+			__m128 a = _mm_load_ps(values + i), b = _mm_loadu_ps(values + i + 1);
+			__m128 less = _mm_cmplt_ps(a, b);
+			__m128 mixed = _mm_shuffle_ps(a, b, _MM_SHUFFLE(0, 2, 1, 3));
+			sum = _mm_add_ps(_mm_and_ps(less, _mm_mul_ps(mixed, b)), _mm_sub_ps(sum, a));
+		}
+	float out[4];
+	_mm_storeu_ps(out, sum);
+	return (uint64_t)(int64_t)(out[0] + out[1] + out[2] + out[3]);
+}
+
+/* Eight words at a time: AVX2 on integers and floats. */
+__attribute__((target("avx2"))) NOINLINE static uint64_t avx(uint64_t rounds)
+{
+	static uint32_t values[8200];
+	for (int i = 0; i < 8200; i++)
+		values[i] = i * 2654435761u >> 8;
+	__m256i sum = _mm256_setzero_si256();
+	__m256 scale = _mm256_set1_ps(1.0f / 3);
+	for (uint64_t r = 0; r < rounds * 60; r++)
+		for (int i = 0; i < 8192; i += 8) {
+			__m256i a = _mm256_loadu_si256((__m256i *)(values + i));
+			__m256i b = _mm256_loadu_si256((__m256i *)(values + i + 3));
+			__m256i third = _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(a), scale));
+			__m256i mixed = _mm256_xor_si256(_mm256_mullo_epi32(a, b), _mm256_slli_epi32(third, 5));
+			sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(mixed, 0x39));
+		}
+	uint32_t out[8], all = 0;
+	_mm256_storeu_si256((__m256i *)out, sum);
+	for (int i = 0; i < 8; i++)
+		all = all * 31 + out[i];
+	return all;
+}
+
 static const struct {
 	const char *name;
 	uint64_t (*run)(uint64_t rounds);
 } programs[] = {
 	{"integer", integer}, {"sieve", sieve}, {"hash", hash}, {"calls", calls},
 	{"dispatch", dispatch}, {"sort", sort}, {"digest", digest}, {"matrix", matrix},
+	{"chase", chase}, {"stream", stream}, {"objects", objects}, {"switches", switches},
+	{"nbody", nbody}, {"x87", x87}, {"sse", sse}, {"avx", avx},
 };
 
 static int64_t now(void)

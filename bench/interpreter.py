@@ -72,7 +72,7 @@ class Speed:
 def compile_programs(folder: Path) -> Path:
     """With gcc -O2, as a distribution would."""
     program = folder / "guest_programs"
-    subprocess.run(["gcc", "-O2", "-o", str(program), str(SOURCE)], check=True)
+    subprocess.run(["gcc", "-O2", "-o", str(program), str(SOURCE), "-lm"], check=True)
     return program
 
 
@@ -255,7 +255,7 @@ def main() -> int:
     report.rows.append(Row("guest RAM in use", ram, "MiB"))
     report.rows.append(Row("idle guest", idle, "% of a core", bar=f"< {IDLE_BAR:.0f}",
                            met=idle < IDLE_BAR))  # fmt: skip
-    return report.show(as_json=arguments.json)
+    return report.show(arguments)
 
 
 if __name__ == "__main__":

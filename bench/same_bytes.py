@@ -36,7 +36,7 @@ def main() -> int:
             report.notes += wrong
             if wrong:
                 progress(inner.errors[-3000:])
-    return report.show(as_json=arguments.json)
+    return report.show(arguments)
 
 
 if __name__ == "__main__":

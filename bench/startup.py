@@ -63,7 +63,7 @@ def main() -> int:
         text = "" if bar is None else f"< {bar * 1000:.0f}"
         met = None if bar is None else middle < bar
         report.rows.append(Row(name, middle * 1000, "ms", bar=text, met=met))
-    return report.show(as_json=arguments.json)
+    return report.show(arguments)
 
 
 if __name__ == "__main__":
