@@ -93,7 +93,7 @@ EXITS = [
     ("hlt", page(5, b""), engine.Halted()),
     ("triple fault", page(8, b""), engine.Shutdown()),
     ("debug", page(4, struct.pack("<IIQQQ", 1, 0, 0x1000, 0x4000, 0x400)),
-     engine.Debug(0x1000, 0x4000, 1)),
+     exits.Trap(0x1000, 0x4000, 1)),
     ("reset event", page(24, struct.pack("<II", 2, 0)), engine.SystemEvent("reset")),
     ("entry failure", page(9, struct.pack("<QI", 0x80000021, 3)),
      engine.InternalError("KVM: VM entry failed", (0x80000021, 3))),

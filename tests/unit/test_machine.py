@@ -10,7 +10,7 @@ import pytest
 
 from barevisor.board.machine import Machine, Outcome
 from barevisor.cpu.engine import (
-    Debug,
+    DebugStop,
     Exit,
     Halted,
     InternalError,
@@ -75,7 +75,7 @@ def fake(m: Machine, index: int = 0) -> FakeVcpu:
         pytest.param(SystemEvent("reset"), "reset", "the engine", id="engine reset"),
         pytest.param(SystemEvent("crash"), "crash", "the engine", id="engine crash"),
         pytest.param(InternalError("bad", (1, 2)), "internal-error", "bad 0x1 0x2", id="internal"),
-        pytest.param(Debug(0x1000, 0, 1), "internal-error", "0x1000", id="stray debug exit"),
+        pytest.param(DebugStop("step", 0x1000), "internal-error", "0x1000", id="stray debug exit"),
         pytest.param(Halted(), "halted", "every vCPU", id="halted"),
     ],
 )

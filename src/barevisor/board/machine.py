@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from barevisor.board import map as board_map
 from barevisor.board.bus import Bus
@@ -20,8 +21,9 @@ from barevisor.board.ram import GuestRam
 from barevisor.board.report import cpu_report
 from barevisor.cpu.engine import (
     CpuState,
-    Debug,
+    DebugStop,
     Engine,
+    Exit,
     Halted,
     InternalError,
     Interrupted,
@@ -62,6 +64,17 @@ class Outcome:
     state: CpuState | None = None
 
 
+class Debugger(Protocol):
+    """Who `Machine.debugger` is. Both are called on a vCPU's thread: only note it."""
+
+    def stopped(self, vcpu: int, why: Exit) -> None:
+        """A DebugStop, or an exit that will end the machine once it is resumed. The machine is
+        about to pause: `pause` returns when it has."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """No vCPU runs any more."""
+
+
 class Machine:
     """RAM, buses, vCPUs and interrupt lines of one VM. Add devices, set vCPU 0's state, start."""
 
@@ -75,10 +88,12 @@ class Machine:
         """The last rules that the guest broke on an access of its own."""
         self.on_close: list[Callable[[], None]] = []
         """Called by `close` once no vCPU runs, while RAM is still there: devices let go of it."""
+        self.debugger: Debugger | None = None
         self._threads: list[threading.Thread] = []
         self._cond = threading.Condition()
         self._want = "run"
         self._parked: set[int] = set()
+        self._held: frozenset[int] = frozenset()
         self._gone = 0
         self._halted: set[int] = set()
         self._dormant: set[int] = set()
@@ -132,10 +147,13 @@ class Machine:
 
     # ---- what the VM uses ----------------------------------------------------------------
 
-    def start(self) -> None:
-        """Run every vCPU on a thread of its own. Once."""
+    def start(self, *, paused: bool = False) -> None:
+        """Run every vCPU on a thread of its own; `paused`: not before `resume`. Once."""
         if self._threads:
             raise RuntimeError("the machine was started before")
+        with self._cond:
+            if paused and self._want == "run":
+                self._want = "pause"
         self._threads = [
             threading.Thread(target=self._thread, args=(v,), name=f"vcpu{v.index}", daemon=True)
             for v in self.vcpus
@@ -176,7 +194,7 @@ class Machine:
     def pause(self) -> None:
         """Return once no vCPU executes (or the machine has ended). Not from a vCPU's thread."""
         with self._cond:
-            if self._want != "run" or not self._threads:
+            if self._want == "stop" or not self._threads:
                 return
             self._want = "pause"
         for vcpu in self.vcpus:
@@ -188,10 +206,11 @@ class Machine:
         if not quiet:
             raise RuntimeError("a kicked vCPU does not pause")
 
-    def resume(self) -> None:
-        """Let paused vCPUs go on."""
+    def resume(self, hold: Collection[int] = ()) -> None:
+        """Let paused vCPUs go on, but those in `hold`: these wait for a later `resume`."""
         with self._cond:
             if self._want == "pause":
+                self._held = frozenset(hold)
                 self._want = "run"
                 self._cond.notify_all()
 
@@ -251,13 +270,18 @@ class Machine:
         finally:
             with self._cond:
                 self._gone += 1
-                if self._gone == len(self.vcpus):
+                last = self._gone == len(self.vcpus)
+                if last:
                     self._ended.set()
                 self._cond.notify_all()
+            if last and self.debugger is not None and self._outcome is not None:
+                self.debugger.ended(self._outcome)
 
     def _run(self, vcpu: Vcpu) -> None:
         """Answer exits until the machine stops. Ordered by how often each exit comes."""
         run, ports, memory = vcpu.run, self.ports, self.memory
+        if self._want != "run" and not self._park(vcpu):
+            return
         while True:
             try:
                 match run():
@@ -281,7 +305,11 @@ class Machine:
                         self._halt(vcpu)
                         return
                     case other:
-                        self._final(vcpu, other)
+                        watched = self.debugger is not None
+                        if watched and not self._debug_stop(vcpu, other):
+                            return
+                        if not (watched and isinstance(other, DebugStop)):
+                            self._final(vcpu, other)
             except GuestError as e:
                 self.guest_errors.append(str(e))
 
@@ -327,17 +355,33 @@ class Machine:
             case InternalError(reason, data):
                 detail = " ".join([reason, *(f"{word:#x}" for word in data)])
                 self.end("internal-error", detail)
-            case Debug(rip, _, exception):
-                self.end("internal-error", f"debug exception {exception} at {rip:#x}")
+            case DebugStop(reason, address):
+                self.end("internal-error", f"a {reason} for no debugger at {address:#x}")
             case _:
                 raise TypeError(f"the engine returned {last!r}, which is no Exit")
+
+    def _debug_stop(self, vcpu: Vcpu, why: Exit) -> bool:
+        """Pause the whole machine for its debugger; False when it stops instead."""
+        with self._cond:
+            if self._want == "run":
+                self._want = "pause"
+        if self.debugger is not None:
+            self.debugger.stopped(vcpu.index, why)
+        for other in self.vcpus:
+            if other is not vcpu:
+                other.kick()
+        return self._park(vcpu)
 
     def _park(self, vcpu: Vcpu) -> bool:
         """Wait out a pause; False when the machine stops."""
         with self._cond:
             self._parked.add(vcpu.index)
             self._cond.notify_all()
-            self._cond.wait_for(lambda: self._want != "pause")
+            self._cond.wait_for(
+                lambda: (
+                    self._want == "stop" or (self._want == "run" and vcpu.index not in self._held)
+                )
+            )
             self._parked.discard(vcpu.index)
             return self._want == "run"
 

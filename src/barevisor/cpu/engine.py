@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 __all__ = [
-    "CpuState", "Debug", "DescriptorTable", "Engine", "EngineVm", "Events", "Exit", "Halted",
-    "InternalError", "Interrupted", "MachineSpec", "MmioRead", "MmioWrite", "PioRead", "PioWrite",
-    "Registers", "Segment", "Shutdown", "SystemEvent", "Vcpu",
+    "BlockSink", "Breakpoint", "CpuState", "DebugStop", "DescriptorTable", "Engine", "EngineVm",
+    "Events", "Exit", "GuestDebug", "Halted", "InternalError", "Interrupted", "MachineSpec",
+    "MmioRead", "MmioWrite", "PioRead", "PioWrite", "Registers", "Segment", "Shutdown",
+    "SystemEvent", "Vcpu", "Watchpoint",
 ]  # fmt: skip
 
 
@@ -91,18 +92,59 @@ class InternalError:
 
 
 @dataclass(frozen=True, slots=True)
-class Debug:
-    """A debugger's breakpoint or single step (guest's own debug exceptions do not exit)."""
+class DebugStop:
+    """What a debugger asked for (`EngineVm.set_debug`, `Vcpu.set_step`) came about; the guest's
+    own debug exceptions do not exit.
 
-    rip: int
-    dr6: int
-    exception: int
+    reason: "breakpoint" (its instruction has not run), "step" (one instruction ran, or an
+    exception was delivered instead) or "watch" (the instruction that made the access has run).
+    address: the breakpoint's, the next instruction's, the watchpoint's; linear.
+    """
 
+    reason: StopReason
+    address: int
+
+
+StopReason = Literal["breakpoint", "step", "watch"]
 
 Exit = (
     PioRead | PioWrite | MmioRead | MmioWrite | Interrupted | Halted | Shutdown | SystemEvent
-    | InternalError | Debug
+    | InternalError | DebugStop
 )  # fmt: skip
+
+
+# ---- what a debugger asks for --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Breakpoint:
+    """Stop before the instruction at a linear address. `hardware`: never by a changed byte in
+    guest memory. An engine that never changes any makes no difference."""
+
+    address: int
+    hardware: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Watchpoint:
+    """Stop behind an instruction that touches [address, address+size), linear. An engine may
+    take "read" for "access". Stores of devices and of the debugger do not count."""
+
+    address: int
+    size: int
+    kind: Literal["read", "write", "access"]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDebug:
+    """All that a debugger has set, for every vCPU of a VM."""
+
+    breakpoints: tuple[Breakpoint, ...] = ()
+    watchpoints: tuple[Watchpoint, ...] = ()
+
+
+BlockSink = Callable[[int, list[tuple[int, int, int, int]]], None]
+"""Takes a vCPU's index and the blocks that it ran: linear address, 16, 32 or 64, CPL, bytes."""
 
 
 # ---- CpuState: the same dataclass for both engines, so a snapshot moves between them -----
@@ -272,6 +314,15 @@ class Vcpu(Protocol):
     def instructions(self) -> int:
         """Guest instructions retired so far; 0 where the engine cannot count (kvm)."""
 
+    def rip(self) -> int:
+        """RIP as it is after the last exit (an unanswered read has not happened yet), cheaply:
+        nothing is completed. Only while `run` is not running."""
+
+    def set_step(self, on: bool) -> None:
+        """From the next `run` on, each ends with DebugStop "step" behind one instruction (exits
+        of that instruction come first). Interrupts wait meanwhile, where the engine can do
+        that. Only while no vCPU runs. Raises EngineError."""
+
 
 class EngineVm(Protocol):
     """One VM on an engine: memory, interrupt controllers, vCPUs."""
@@ -303,6 +354,16 @@ class EngineVm(Protocol):
 
     def memory_written(self, gpa: int, size: int) -> None:
         """The VMM stored into guest RAM (a device's DMA): translated code there is stale."""
+
+    def set_debug(self, debug: GuestDebug | None) -> None:
+        """Replace all breakpoints and watchpoints. None: the debugger is gone, steps end too. A
+        breakpoint at RIP stops the next `run` at once: to go on, step without it first.
+        Only while no vCPU runs. Raises EngineError when the engine has no room or cannot
+        reach an address; then nothing is set."""
+
+    def trace_blocks(self, sink: BlockSink) -> None:
+        """Call `sink` with every block of guest code that runs, in order for each vCPU, on its
+        thread. Before the first `run`. Raises EngineError where the host's CPU runs the guest."""
 
     def close(self) -> None:
         """Free everything; vCPUs must not be in `run`. Idempotent."""

@@ -6,7 +6,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 
-from barevisor.cpu.engine import CpuState, Exit, Interrupted, MachineSpec, Registers
+from barevisor.cpu.engine import (
+    BlockSink,
+    CpuState,
+    Exit,
+    GuestDebug,
+    Interrupted,
+    MachineSpec,
+    Registers,
+)
 
 Step = Exit | Callable[[], None]
 """An exit to return, or something to call before the next one."""
@@ -21,6 +29,7 @@ class FakeVcpu:
         self.answers: list[bytes] = []
         self.state = CpuState(mp_state="runnable" if index == 0 else "init")
         self.in_run = False
+        self.stepping = False
         self._kicked = threading.Event()
 
     def run(self) -> Exit:
@@ -78,6 +87,15 @@ class FakeVcpu:
         """It executes none."""
         return 0
 
+    def rip(self) -> int:
+        """Of the state."""
+        return self.state.regs.rip
+
+    def set_step(self, on: bool) -> None:
+        """Kept in `stepping`."""
+        self._stopped()
+        self.stepping = on
+
 
 class FakeVm:
     """Records what the machine asks of it."""
@@ -90,6 +108,8 @@ class FakeVm:
         self.msis: list[tuple[int, int]] = []
         self.written: list[tuple[int, int]] = []
         self.doorbells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self.debug: GuestDebug | None = None
+        self.sink: BlockSink | None = None
         self.closed = False
 
     def set_memory(
@@ -121,6 +141,14 @@ class FakeVm:
     def memory_written(self, gpa: int, size: int) -> None:
         """Recorded in `written`."""
         self.written.append((gpa, size))
+
+    def set_debug(self, debug: GuestDebug | None) -> None:
+        """Recorded in `debug`."""
+        self.debug = debug
+
+    def trace_blocks(self, sink: BlockSink) -> None:
+        """Recorded in `sink`."""
+        self.sink = sink
 
     def close(self) -> None:
         """Recorded in `closed`."""

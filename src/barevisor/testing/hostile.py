@@ -391,7 +391,7 @@ def drive(rng: random.Random, box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) 
         if used > MAX_CPU_SECONDS:
             raise Escaped(f"one run took {used:.2f} s of CPU time; it ended with {done}")
         match done:
-            case engine.Shutdown() | engine.InternalError() | engine.Debug() | engine.Halted():
+            case engine.Shutdown() | engine.InternalError() | engine.DebugStop() | engine.Halted():
                 break
             case engine.Interrupted():
                 kicks += 1

@@ -65,7 +65,8 @@ cdef enum:                   # places in the table of handlers that the binder i
     H_LOADSX8_FLAT = 55
     H_LOADSX16_FLAT = 56
     H_LOADSX32_FLAT = 57
-    H_COUNT = 58
+    H_DEBUG_CHECK = 58
+    H_COUNT = 59
     FLAT = 17                # from a move's handler to its *_flat twin
 
 cdef enum:                   # RowFacts.hint, renumbered: bind.HINTS

@@ -13,6 +13,7 @@ from cython.cimports.barevisor.cpu.bt.codemem import CodeMem
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.fptrap import trap_memory, trap_register
 from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.stops import block_checks
 from cython.cimports.barevisor.cpu.bt.thunk import THUNK_FULL, thunk_for
 from cython.cimports.barevisor.cpu.bt.vector import vex_fields
 
@@ -29,7 +30,7 @@ NAMES = (
     "loadzx16", "loadsx8", "loadsx16", "loadsx32", "load8_flat", "load16_flat", "load32_flat",
     "load64_flat", "store8_flat", "store16_flat", "store32_flat", "store64_flat",
     "storei8_flat", "storei16_flat", "storei32_flat", "storei64_flat", "loadzx8_flat",
-    "loadzx16_flat", "loadsx8_flat", "loadsx16_flat", "loadsx32_flat"
+    "loadzx16_flat", "loadsx8_flat", "loadsx16_flat", "loadsx32_flat", "debug_check"
 )  # fmt: skip
 """Handlers that the binder itself names, in the order of the H_* enum."""
 HINTS = (
@@ -365,8 +366,9 @@ def _flow(
 @cython.nogil
 @cython.exceptval(check=False)
 def bind_bytes(count: u32, mode: u32) -> u64:
-    """Each instruction may need a segment check; one Op more ends the block."""
-    return (2 * count + 2 if mode & MODE_LEGACY else count + 2) * cython.sizeof(Op)
+    """Each instruction may need a segment check; one Op more ends the block, and one may check for
+    a debugger before it."""
+    return (2 * count + 3 if mode & MODE_LEGACY else count + 3) * cython.sizeof(Op)
 
 
 @cython.cfunc
@@ -386,6 +388,12 @@ def bind_block(
     ip: u32 = 0
     row: cython.pointer(RowFacts) = cython.NULL
     _live_flags(insns, count, live)
+    if cpu.vm.debugging and block_checks(cpu.vm, block):
+        op.block = block
+        op.base = REG_NONE
+        op.index = REG_NONE
+        op.handler = _named[H_DEBUG_CHECK]
+        op += 1
     for i in range(count):
         row = facts(insns[i].row)
         if row.fallback and _gate(cpu, row, block.mode) == H_RAISE_UD:

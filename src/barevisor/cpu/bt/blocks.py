@@ -23,6 +23,7 @@ from cython.cimports.barevisor.cpu.bt.mmu import (
 )
 from cython.cimports.barevisor.cpu.bt.mmu import fetch as fetch_code
 from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.libc.string import memcmp, memcpy, memset
 
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
@@ -201,7 +202,7 @@ def _build(
     room: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
     pos: u32 = 0
     count: u32 = 0
-    limit: u32 = 1 if mode & MODE_STEP else 32
+    limit: u32 = 1 if mode & MODE_STEP or cpu.vm.single else 32
     result: cython.int = DEC_OK
     crossing: u32 = 0
     status: cython.int = 0
@@ -213,6 +214,8 @@ def _build(
         pos += insns[count].length
         count += 1
         if facts(insns[count - 1].row).attrs & RF_ENDS:
+            break
+        if cpu.vm.debugging and break_offset(cpu.vm, va + pos):
             break
     if result == DEC_MORE and count == 0:
         status = _gather(cpu, va, host, raw, cython.address(room))

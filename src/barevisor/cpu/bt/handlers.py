@@ -22,6 +22,7 @@ from barevisor.cpu.bt import (
     portio,
     processor,
     segment_ops,
+    stops,
     syscalls,
     vector,
     xstate,
@@ -29,7 +30,7 @@ from barevisor.cpu.bt import (
 
 MODULES = (
     bind, control, far, flags, fpu, iret, ops_bits, ops_flow, ops_legacy, ops_memory, ops_string,
-    portio, processor, segment_ops, syscalls, vector, xstate,
+    portio, processor, segment_ops, stops, syscalls, vector, xstate,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from cython.cimports.barevisor.cpu.bt.interrupts import (
 )
 from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
 from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.stops import STOP_NONE, STOP_STEP, STOP_WATCH, stop_here
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 
 BUDGET: i64 = cython.declare(i64, 2000)
@@ -51,6 +52,11 @@ def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
         # An instruction is being restarted with what a device answered: the answer must go to
         # it and not to the handler of an interrupt.
         return ST_NEXT
+    if cpu.stop_why:
+        cpu.exit_reason = EXIT_DEBUG
+        return ST_EXIT
+    if cpu.debug_step:
+        return ST_NEXT  # a debugger steps through the program, not into what interrupts it
     if attention & ATT_NMI and not cpu.nmi_masked and not cpu.shadow:
         __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
         cpu.nmi_masked = 1
@@ -140,6 +146,8 @@ def _step(cpu: cython.pointer(Cpu)) -> cython.int:
     shadow: u32 = cpu.shadow
     if cpu.pending_db and shadow != SHADOW_MOV_SS:
         return after_step(cpu)
+    if cpu.vm.nbreaks and not cpu.debug_step and stop_here(cpu, cpu.rip):
+        return ST_EXIT
     if cpu.dr[7] & DR7_ENABLED and code_breakpoint(cpu, cpu.rip + cpu.segbase[SEG_CS]):
         return ST_FAULT
     cpu.shadow = 0
@@ -165,10 +173,24 @@ def _step(cpu: cython.pointer(Cpu)) -> cython.int:
             status = ST_NEXT
     if cpu.pending_db and status == ST_NEXT and cpu.shadow != SHADOW_MOV_SS:
         return after_step(cpu)
-    if cpu.debug_step and status == ST_NEXT:
-        cpu.exit_reason = EXIT_DEBUG
-        return ST_EXIT
     return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _stepped(cpu: cython.pointer(Cpu)) -> cython.void:
+    """A debugger's step is done, unless the instruction will be restarted. It ends at the next
+    poll, so that what the instruction exits with, or its exception, comes first."""
+    if (
+        cpu.exit_reason == EXIT_MMIO_READ
+        or cpu.exit_reason == EXIT_PIO_READ
+        or cpu.exit_reason == EXIT_CACHE_FULL
+    ):
+        return
+    cpu.budget = -1
+    if cpu.stop_why != STOP_WATCH:
+        cpu.stop_why = STOP_STEP
 
 
 @cython.cfunc
@@ -185,9 +207,13 @@ def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
                 return status
         if _must_step(cpu):
             status = _step(cpu)
+            if cpu.debug_step:
+                _stepped(cpu)
         else:
             status = _run_block(cpu, cpu.mode)
         if status == ST_FAULT:
+            if cpu.stop_why == STOP_WATCH:  # the access will be made again
+                cpu.stop_why = STOP_STEP if cpu.debug_step else STOP_NONE
             cpu.mmio_n = 0
             cpu.io_ready = 0
             status = deliver_fault(cpu)

@@ -13,6 +13,12 @@ start. A memory-mapped store is the last thing an instruction does, so it leaves
 
 import cython
 from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.stops import (
+    STOP_ON_READ,
+    STOP_ON_WRITE,
+    watch_access,
+    watch_page,
+)
 from cython.cimports.libc.string import memcpy, memset
 
 CR0_WP: u64 = cython.declare(u64, 1 << 16)
@@ -477,11 +483,13 @@ def _fill(
     walk: cython.pointer(Walk),
     slot: cython.pointer(Slot),
 ) -> cython.void:
-    """Enter a page into the data TLB, unless a data breakpoint lies in it."""
+    """Enter a page into the data TLB, unless a data breakpoint or a watchpoint lies in it."""
     page: u64 = va & PAGE_MASK
     number: u64 = (walk.gpa - slot.gpa) >> 12
     entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
     if (cpu.dr[7] & 0xFF) and _break_page(cpu, page):
+        return
+    if cpu.vm.nwatches and watch_page(cpu.vm, page):
         return
     entry.rtag = page
     entry.host = slot.host + (number << 12)
@@ -688,6 +696,8 @@ def _load_page(
         return ST_FAULT
     if cpu.dr[7] & 0xFF:
         cpu.pending_db |= _data_break(cpu, va, size, 0)
+    if cpu.vm.nwatches:
+        watch_access(cpu, va, size, STOP_ON_READ)
     slot = find_slot(cpu.vm, walk.gpa)
     if slot == cython.NULL:
         return _mmio_load(cpu, walk.gpa, size, out)
@@ -755,6 +765,8 @@ def _store_page(
         return ST_FAULT
     if cpu.dr[7] & 0xFF:
         cpu.pending_db |= _data_break(cpu, va, size, 1)
+    if cpu.vm.nwatches:
+        watch_access(cpu, va, size, STOP_ON_WRITE)
     slot = find_slot(cpu.vm, walk.gpa)
     if slot == cython.NULL or slot.readonly:
         return _mmio_store(cpu, walk.gpa, size, data)

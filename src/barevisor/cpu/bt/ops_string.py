@@ -104,6 +104,8 @@ def _enough(
     wait for the others."""
     if pieces == 0:
         return False
+    if cpu.stop_why:  # a watchpoint: the debugger wants to see this element
+        return True
     return pieces == limit or op.block.mode & MODE_STEP or cpu.attention & ATT_KICK
 
 

@@ -328,6 +328,24 @@ cdef struct Pic:             # one 8259A
     u32 special_mask
     u32 special_nested
 
+cdef struct Watch:           # a debugger's watchpoint (stops.py), linear
+    u64 address
+    u64 size
+    u32 kinds                # STOP_ON_READ, STOP_ON_WRITE
+    u32 pad
+
+cdef struct Traced:          # a block that ran, for --trace blocks
+    u64 address              # linear
+    u32 size                 # guest bytes
+    u16 mode                 # MODE_*
+    u16 cpl
+
+cdef enum:
+    MAX_BREAKS = 1024
+    MAX_WATCHES = 64
+    TRACE_SIZE = 4096        # records; room is made at TRACE_HIGH
+    TRACE_HIGH = 4032
+
 cdef struct Vm:
     Slot slots[32]
     u32 nslots
@@ -354,6 +372,18 @@ cdef struct Vm:
     Pic pics[2]              # master, slave
     void* owner              # the BtVm (borrowed)
     eoi_t on_eoi             # EOI of a level-triggered vector: takes the GIL, tells the IOAPIC
+    # --- a debugger, or a trace of blocks (stops.py); changed only while no vCPU runs.
+    # 1 from the first breakpoint, watchpoint, step or trace until the debugger has detached: blocks
+    # must then come from bind.py, which puts checks into them. All code is dropped at each change.
+    u32 debugging
+    u32 single               # blocks of one instruction: there are watchpoints, or there were
+    u32 tracing              # each block notes that it ran
+    u32 nbreaks
+    u32 nwatches
+    u32 pad1
+    u64 break_offsets[64]    # a bit for each offset in a page that had a breakpoint since detach
+    u64 breaks[1024]         # linear addresses
+    Watch watches[64]
 
 cdef struct Cpu:
     u64 regs[18]             # offset 0, encoding order; then [REG_NONE] = 0 and [REG_RIP] = offset
@@ -468,3 +498,7 @@ cdef struct Cpu:
     u64 tlb_used[48]         # a bit for each TLB place that was filled since the last flush
     u64 itlb_used[32]
     u64 huge_pages[2]
+    u32 stop_why             # STOP_*: a debugger's stop that the next poll turns into EXIT_DEBUG
+    u32 ntraced
+    u64 stop_at              # the linear address that goes with it
+    Traced* traced           # TRACE_SIZE records, or NULL

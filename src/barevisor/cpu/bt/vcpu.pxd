@@ -36,9 +36,12 @@ cdef class BtVcpu:
     cdef int reading         # EXIT_PIO_READ or EXIT_MMIO_READ: complete_read answers it
     cdef int exception       # to deliver before the next instruction, or -1
     cdef u32 exception_error
+    cdef object tracer       # called with the blocks that ran
 
     cdef int _allocate(self) except -1
     cdef object _exit(self)
+    cdef object _debug_stop(self)
+    cdef object _take_trace(self)
     cdef object _woken(self, int why)
     cdef object _kicked(self)
     cdef object _deliver_exception(self)

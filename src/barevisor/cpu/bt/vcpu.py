@@ -33,6 +33,13 @@ from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
 from cython.cimports.barevisor.cpu.bt.mmu import ACCESS_READ, tlb_flush, translate
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
+from cython.cimports.barevisor.cpu.bt.stops import (
+    STOP_BREAK,
+    STOP_NONE,
+    STOP_STEP,
+    STOP_TRACE,
+    linear_ip,
+)
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdlib import calloc, free
@@ -227,6 +234,7 @@ class BtVcpu:
         free(self.cpu.apic)
         free(self.cpu.tlb_blank)
         free(self.cpu.cpuid)
+        free(self.cpu.traced)
         free(self.cpu)
 
     def close(self):
@@ -254,6 +262,8 @@ class BtVcpu:
             if cpu.exit_reason == EXIT_NONE:
                 with cython.nogil:
                     why = run_guest(cpu)
+                if cpu.ntraced:
+                    self._take_trace()
             done = self._woken(why) if cpu.exit_reason == EXIT_HALTED else self._exit()
             if done is not None:
                 return done
@@ -283,7 +293,7 @@ class BtVcpu:
         if reason == EXIT_SHUTDOWN:
             return engine.Shutdown()
         if reason == EXIT_DEBUG:
-            return engine.Debug(cpu.rip + cpu.segbase[SEG_CS], cpu.dr[6], EXC_DB)
+            return self._debug_stop()
         text = bytes(cpu.exit_data[:63]).split(b"\0")[0].decode("ascii", "replace")
         return engine.InternalError(text or f"exit {reason}", (cpu.rip, cpu.exit_gpa))
 
@@ -331,6 +341,54 @@ class BtVcpu:
         cpu.rip = 0
         cpu.mp_state = MP_RUNNABLE
         update_mode(cpu)
+
+    # ---- a debugger (stops.py) ----
+
+    def set_step(self, on: bool):
+        """See Vcpu.set_step."""
+        if on:
+            self.core.debugging(False)
+        elif self.cpu.stop_why == STOP_STEP:
+            self.cpu.stop_why = STOP_NONE
+        self.cpu.debug_step = bool(on)
+
+    def _debug_stop(self):
+        """DebugStop, or None when it was only the trace that needed room."""
+        cpu: cython.pointer(Cpu) = self.cpu
+        why: u32 = cpu.stop_why
+        cpu.stop_why = STOP_NONE
+        if why == STOP_TRACE:
+            return None
+        if why == STOP_STEP:
+            return engine.DebugStop("step", linear_ip(cpu, cpu.rip))
+        return engine.DebugStop("breakpoint" if why == STOP_BREAK else "watch", cpu.stop_at)
+
+    def set_trace(self, sink):
+        """See vcpu.pyi."""
+        if self.cpu.traced == cython.NULL:
+            self.cpu.traced = cython.cast(
+                cython.pointer(Traced), calloc(TRACE_SIZE, cython.sizeof(Traced))
+            )
+        if self.cpu.traced == cython.NULL:
+            raise MemoryError
+        self.tracer = sink
+
+    def _take_trace(self):
+        """Hand the blocks that ran to the sink."""
+        cpu: cython.pointer(Cpu) = self.cpu
+        i: cython.uint
+        count: cython.uint = cpu.ntraced
+        cpu.ntraced = 0
+        ran = []
+        for i in range(count):
+            one: cython.pointer(Traced) = cython.address(cpu.traced[i])
+            bits = 16 << (one.mode & MODE_CODE_MASK)
+            ran.append((one.address, bits, one.cpl, one.size))
+        self.tracer(self.index, ran)
+
+    def rip(self):
+        """See Vcpu.rip."""
+        return self.cpu.rip
 
     # ---- exits that carry data ----
 

@@ -1,6 +1,6 @@
 from barevisor.cpu.bt.chips import Chips
 from barevisor.cpu.bt.vmcore import VmCore
-from barevisor.cpu.engine import CpuState, Exit, Registers
+from barevisor.cpu.engine import BlockSink, CpuState, Exit, Registers
 from barevisor.cpu.x86.cpuid import CpuidRow
 
 class BtVcpu:
@@ -26,6 +26,10 @@ class BtVcpu:
     def set_regs(self, regs: Registers) -> None: ...
     def translate(self, linear: int) -> int | None: ...
     def instructions(self) -> int: ...
+    def rip(self) -> int: ...
+    def set_step(self, on: bool) -> None: ...
+    def set_trace(self, sink: BlockSink) -> None:
+        """See EngineVm.trace_blocks."""
     def read_msr(self, index: int) -> int | None:
         """As RDMSR; None: #GP."""
     def write_msr(self, index: int, value: int) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from barevisor.cpu.bt.chips import Chips
 from barevisor.cpu.bt.ioapic import PINS
-from barevisor.cpu.engine import MachineSpec, Vcpu
+from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
 from barevisor.cpu.x86 import cpuid, hostcpuid
 from barevisor.errors import EngineError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from barevisor.cpu.bt.vcpu import BtVcpu
     from barevisor.cpu.bt.vmcore import VmCore
 
+WATCH_KINDS = {"read": 1, "write": 2, "access": 3}  # stops.pxd: STOP_ON_READ, STOP_ON_WRITE
 MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -117,6 +118,24 @@ class BtVm:
         """See EngineVm.memory_written. Late writers of a closed VM are ignored."""
         if self._core is not None:
             self._core.memory_written(gpa, size)
+
+    def set_debug(self, debug: GuestDebug | None) -> None:
+        """See EngineVm.set_debug. Nothing is written to guest memory, and the guest's debug
+        registers stay its own."""
+        core = self._open()
+        if debug is None:
+            for vcpu in self._vcpus:
+                vcpu.set_step(False)
+            core.end_debug()
+            return
+        watches = [(w.address, w.size, WATCH_KINDS[w.kind]) for w in debug.watchpoints]
+        core.set_debug([b.address for b in debug.breakpoints], watches)
+
+    def trace_blocks(self, sink: BlockSink) -> None:
+        """See EngineVm.trace_blocks."""
+        for vcpu in self._vcpus:
+            vcpu.set_trace(sink)
+        self._open().trace()
 
     def close(self) -> None:
         """See EngineVm.close."""

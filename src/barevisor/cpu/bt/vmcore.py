@@ -13,7 +13,9 @@ from cython.cimports.barevisor.cpu.bt.clock import clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.mmu import code_written, find_slot
 from cython.cimports.barevisor.cpu.bt.pic import pic_line, pic_read, pic_reset, pic_write
+from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -158,6 +160,52 @@ class VmCore:
             return
         for gpa, size in ranges:
             code_written(self.vm, gpa, size)
+
+    # ---- a debugger (stops.py) ----
+
+    def set_debug(self, breaks: list, watches: list):
+        """Breakpoints by linear address, and (address, size, kinds) of watchpoints. Raises
+        EngineError when there are too many."""
+        vm: cython.pointer(Vm) = self.vm
+        if len(breaks) > MAX_BREAKS or len(watches) > MAX_WATCHES:
+            raise EngineError(
+                f"{len(breaks)} breakpoints and {len(watches)} watchpoints: "
+                f"the bt engine has {MAX_BREAKS} and {MAX_WATCHES}"
+            )
+        stale: cython.bint = bool(watches) and not vm.single
+        i: cython.uint
+        for i, address in enumerate(breaks):
+            vm.breaks[i] = address
+            stale = stale or not break_offset(vm, vm.breaks[i])
+            vm.break_offsets[(vm.breaks[i] >> 6) & 63] |= cython.cast(u64, 1) << (vm.breaks[i] & 63)
+        for i, (address, size, kinds) in enumerate(watches):
+            vm.watches[i].address, vm.watches[i].size, vm.watches[i].kinds = address, size, kinds
+        changed = watches or vm.nwatches
+        vm.nbreaks, vm.nwatches = len(breaks), len(watches)
+        vm.single |= bool(watches)
+        self.debugging(stale)
+        for i in range(vm.ncpus if changed else 0):
+            if vm.cpus[i] != cython.NULL:
+                wake(vm.cpus[i], ATT_FLUSH)
+
+    def debugging(self, stale: bool):
+        """From now on blocks are built for a debugger; those that were not are dropped."""
+        if stale or not self.vm.debugging:
+            drop_code(self.vm)
+        self.vm.debugging = 1
+
+    def trace(self):
+        """From now on each block notes that it runs."""
+        self.vm.tracing = 1
+        self.debugging(True)
+
+    def end_debug(self):
+        """The debugger is gone, and every trace of it."""
+        self.set_debug([], [])
+        memset(self.vm.break_offsets, 0, cython.sizeof(self.vm.break_offsets))
+        self.vm.single = 0
+        self.vm.debugging = self.vm.tracing
+        drop_code(self.vm)
 
     # ---- interrupts ----
 

@@ -156,6 +156,13 @@ class DebugRegs(Abi):
     )
 
 
+class GuestDebug(Abi):
+    """struct kvm_guest_debug (api.rst 4.87) with struct kvm_guest_debug_arch."""
+
+    SIZE = 72
+    _fields_ = (("control", u32), ("pad", u32), ("debugreg", u64 * 8))
+
+
 class ExceptionEvent(Abi):
     """struct kvm_vcpu_events.exception."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from barevisor.cpu import engine
 from barevisor.cpu.kvm import abi
 
@@ -23,7 +25,16 @@ SUBERRORS = {
 SYSTEM_EVENTS = {1: "shutdown", 2: "reset", 3: "crash", 4: "wakeup", 5: "suspend", 6: "sev-term"}
 
 
-def decode(page: memoryview) -> engine.Exit:
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """KVM_EXIT_DEBUG: a debug exception or INT3, a debugger's or the guest's own (debug.py)."""
+
+    pc: int
+    dr6: int
+    exception: int
+
+
+def decode(page: memoryview) -> engine.Exit | Trap:
     """The exit that the run page describes. The page may be a copy."""
     reason = int.from_bytes(page[abi.RUN_EXIT_REASON : abi.RUN_EXIT_REASON + 4], "little")
     if reason == IO:
@@ -38,7 +49,7 @@ def decode(page: memoryview) -> engine.Exit:
         return engine.Interrupted()
     if reason == DEBUG:
         debug = abi.RunDebug.from_buffer_copy(page, abi.RUN_ARM)
-        return engine.Debug(debug.pc, debug.dr6, debug.exception)
+        return Trap(debug.pc, debug.dr6, debug.exception)
     if reason == SYSTEM_EVENT:
         event = abi.RunSystemEvent.from_buffer_copy(page, abi.RUN_ARM)
         return engine.SystemEvent(SYSTEM_EVENTS.get(event.type, f"type {event.type}"))

@@ -17,7 +17,7 @@ import threading
 from errno import EAGAIN, EINTR
 
 from barevisor.cpu import engine
-from barevisor.cpu.kvm import abi, exits, ioctls, state
+from barevisor.cpu.kvm import abi, debug, exits, ioctls, state
 from barevisor.errors import EngineError
 
 KICK = signal.SIGRTMIN + 4
@@ -30,9 +30,13 @@ _libc.syscall.argtypes = [ctypes.c_long] * 4
 class KvmVcpu:
     """The contract's Vcpu (cpu/engine.py)."""
 
-    def __init__(self, fd: int, index: int, run_size: int, irqchip: bool, msrs: set[int]) -> None:
-        """Takes over `fd`. `msrs`: the kernel's KVM_GET_MSR_INDEX_LIST."""
+    def __init__(
+        self, fd: int, index: int, run_size: int, irqchip: bool, msrs: set[int], stops: debug.Stops
+    ) -> None:
+        """Takes over `fd`. `msrs`: the kernel's KVM_GET_MSR_INDEX_LIST; `stops`: the VM's."""
         self.index = index
+        self._stops = stops
+        self._step = False
         self._fd = fd
         self._irqchip = irqchip
         self._map = mmap.mmap(fd, run_size)
@@ -60,7 +64,9 @@ class KvmVcpu:
             while True:
                 failed = self._enter()
                 if failed == 0:
-                    return self._exited()
+                    if (done := self._exited()) is not None:
+                        return done
+                    continue
                 if failed == EINTR:
                     self._unfinished = False
                     self._drain()
@@ -78,9 +84,16 @@ class KvmVcpu:
             return e.errno or EINTR
         return 0
 
-    def _exited(self) -> engine.Exit:
+    def _exited(self) -> engine.Exit | None:
+        """None: a debug exception of the guest's own, which the next KVM_RUN delivers."""
         done = exits.decode(self._page)
         match done:
+            case exits.Trap():
+                self._unfinished = False
+                stop = self._stops.judge(done, self, self._step)
+                if stop is None:
+                    self._inject(done)
+                return stop
             case engine.PioRead() | engine.PioWrite():
                 self._unfinished = True
                 self._data_at = abi.RunIo.from_buffer_copy(self._page, abi.RUN_ARM).offset
@@ -90,6 +103,39 @@ class KvmVcpu:
             case _:
                 self._unfinished = False
         return done
+
+    # ---- a debugger (kvm/debug.py) ----
+
+    def set_step(self, on: bool) -> None:
+        """See Vcpu.set_step."""
+        if on == self._step:
+            return
+        self._settle()
+        if not on and isinstance(self._held, engine.DebugStop) and self._held.reason == "step":
+            self._held = None
+        self._step = on
+        self.update_debug()
+
+    def update_debug(self) -> None:
+        """Take over what the debugger has set in the VM."""
+        ioctls.SET_GUEST_DEBUG(self._fd, self._stops.argument(self._step))
+
+    def _inject(self, trap: exits.Trap) -> None:
+        argument = self._stops.argument(self._step)
+        argument.control |= debug.ENABLE
+        if trap.exception == debug.VECTOR_BP:
+            argument.control |= debug.INJECT_BP
+        else:
+            argument.control |= debug.INJECT_DB
+            ioctls.GET_DEBUGREGS(self._fd, raw := abi.DebugRegs())
+            raw.dr6 = raw.dr6 & ~debug.DR6_HITS | trap.dr6
+            ioctls.SET_DEBUGREGS(self._fd, raw)
+        ioctls.SET_GUEST_DEBUG(self._fd, argument)
+
+    def rip(self) -> int:
+        """See Vcpu.rip."""
+        ioctls.GET_REGS(self._fd, raw := abi.Regs())
+        return int(raw.rip)
 
     def _open_kick(self, thread: int) -> None:
         """Block KICK in this thread and open it inside KVM_RUN."""
@@ -170,8 +216,8 @@ class KvmVcpu:
         state.sregs_from(sregs, s)
         ioctls.GET_VCPU_EVENTS(fd, events := abi.VcpuEvents())
         s.events = state.events_from(events, s.cr2)
-        ioctls.GET_DEBUGREGS(fd, debug := abi.DebugRegs())
-        s.dr, s.dr6, s.dr7 = list(debug.db), debug.dr6, debug.dr7
+        ioctls.GET_DEBUGREGS(fd, dr := abi.DebugRegs())
+        s.dr, s.dr6, s.dr7 = list(dr.db), dr.dr6, dr.dr7
         ioctls.GET_XSAVE(fd, xsave := abi.Xsave())
         s.xsave = bytes(xsave)
         ioctls.GET_XCRS(fd, xcrs := abi.Xcrs())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from barevisor.cpu.engine import MachineSpec, Vcpu
+from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
 from barevisor.cpu.kvm import abi, cpuid, ioctls
+from barevisor.cpu.kvm.debug import BLOCKIRQ, Stops
 from barevisor.cpu.kvm.doorbell import Doorbells
 from barevisor.cpu.kvm.vcpu import KvmVcpu
 from barevisor.errors import EngineError
@@ -88,6 +89,7 @@ class KvmVm:
         self._deadline = ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_TSC_DEADLINE_TIMER) > 0
         self._msrs = _msr_list(kvm)
         self._cpuid = _supported_cpuid(kvm)
+        self._stops = Stops(_guest_debug(kvm))
         self._fd = fd = ioctls.CREATE_VM(kvm)
         self._bells = Doorbells(fd)
         ioctls.SET_IDENTITY_MAP_ADDR(fd, abi.U64(IDENTITY_MAP_ADDR))
@@ -103,6 +105,7 @@ class KvmVm:
         flags = READONLY if readonly else 0
         region = abi.MemoryRegion(slot, flags, gpa, size, host_address)
         ioctls.SET_USER_MEMORY_REGION(self._fd, region)
+        self._stops.memory(slot, gpa, size, host_address, readonly)
 
     def create_vcpu(self, index: int) -> Vcpu:
         """See EngineVm.create_vcpu."""
@@ -113,7 +116,7 @@ class KvmVm:
         table = cpuid.adjust(self._cpuid, index, self.spec.cpus, deadline)
         try:
             ioctls.SET_CPUID2(fd, table)
-            vcpu = KvmVcpu(fd, index, self._run_size, self.spec.irqchip, self._msrs)
+            vcpu = KvmVcpu(fd, index, self._run_size, self.spec.irqchip, self._msrs, self._stops)
         except (EngineError, OSError):
             os.close(fd)
             raise
@@ -140,6 +143,23 @@ class KvmVm:
     def memory_written(self, gpa: int, size: int) -> None:
         """Nothing to do: the host CPU keeps its instruction fetch coherent."""
 
+    def set_debug(self, debug: GuestDebug | None) -> None:
+        """See EngineVm.set_debug and kvm/debug.py."""
+        for vcpu in self._vcpus if debug is None else ():
+            vcpu.set_step(False)
+        try:
+            self._stops.set(debug, self._vcpus)
+        finally:
+            for vcpu in self._vcpus:
+                vcpu.update_debug()
+
+    def trace_blocks(self, sink: BlockSink) -> None:
+        """See EngineVm.trace_blocks."""
+        raise EngineError(
+            "the kvm engine cannot trace blocks: the host's CPU runs the guest",
+            "use --engine bt, or --trace exits",
+        )
+
     def close(self) -> None:
         """See EngineVm.close."""
         if self._fd >= 0:
@@ -160,3 +180,10 @@ def _msr_list(kvm: int) -> set[int]:
 def _supported_cpuid(kvm: int) -> list[abi.CpuidEntry]:
     ioctls.GET_SUPPORTED_CPUID(kvm, raw := abi.Cpuid(nent=abi.CPUID_ENTRIES))
     return list(raw.entries[: raw.nent])
+
+
+def _guest_debug(kvm: int) -> int:
+    """KVM_GUESTDBG_* bits that the kernel knows; 0 for none at all."""
+    if not ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_SET_GUEST_DEBUG):
+        return 0
+    return ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_SET_GUEST_DEBUG2) or BLOCKIRQ - 1

@@ -1,0 +1,2 @@
+def handlers() -> dict[str, int]:
+    """Handler addresses by name."""
