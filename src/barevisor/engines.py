@@ -6,15 +6,13 @@ machine boots again, so it is kept for that long in the cache folder.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from barevisor.cpu import select
 from barevisor.cpu.engine import Engine
 from barevisor.errors import EngineError
-from barevisor.guest.cache import cache_dir, read_cached, write_atomic
+from barevisor.guest.cache import cache_dir, keep, kept, read_cached, stamp
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 DEVICE = Path("/dev/kvm")
@@ -26,10 +24,14 @@ def choose(name: str) -> tuple[Engine, str]:
         return select.select(name)
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return select.select("bt")[0], "/dev/kvm is not here, or not for this user"
-    known = _kept()
-    if known is None:
-        return _probed()
-    return select.select("bt" if known else "kvm")[0], known
+    file, key = cache_dir() / "kvm-probe", _key()
+    known = kept(file, key)
+    if known is not None:
+        return select.select("bt" if known else "kvm")[0], known.decode("utf-8", "replace")
+    kvm = select.select("kvm")[0]
+    reason = kvm.probe()
+    keep(file, key, reason.encode())
+    return (select.select("bt")[0] if reason else kvm), reason
 
 
 def for_linux(name: str) -> tuple[Engine, str]:
@@ -43,29 +45,8 @@ def for_linux(name: str) -> tuple[Engine, str]:
     return engine, reason
 
 
-def _probed() -> tuple[Engine, str]:
-    kvm = select.select("kvm")[0]
-    reason = kvm.probe()
-    with suppress(OSError):  # an unwritable cache costs time only
-        write_atomic(_file(), _key() + reason.encode())
-    return (select.select("bt")[0] if reason else kvm), reason
-
-
-def _file() -> Path:
-    return cache_dir() / "kvm-probe"
-
-
-def _key() -> bytes:
+def _key() -> str:
     """Names this boot of this machine, its device and this version of the probe."""
-    boot = read_cached(BOOT_ID) or os.urandom(16)
+    boot = (read_cached(BOOT_ID) or os.urandom(16)).hex()
     probe = Path(select.__file__).with_name("kvm") / "probe.py"
-    stamps = [DEVICE.stat().st_rdev, probe.stat().st_mtime_ns, os.geteuid()]
-    return hashlib.sha256(boot + repr(stamps).encode()).digest()
-
-
-def _kept() -> str | None:
-    """The reason against kvm, "" for none, None when it was not asked yet."""
-    data = read_cached(_file())
-    if data is None or data[:32] != _key():
-        return None
-    return data[32:].decode("utf-8", "replace")
+    return f"{boot} {DEVICE.stat().st_rdev} {os.geteuid()} {stamp(probe)}"

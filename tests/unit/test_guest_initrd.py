@@ -105,4 +105,4 @@ def test_init_is_compiled_once_and_a_damaged_copy_again(
     assert initrd.init_program.__wrapped__() == compiled
     kept.write_bytes(kept.read_bytes()[:-1] + b"X")
     assert initrd.init_program.__wrapped__() == compiled
-    assert kept.read_bytes()[32:] == compiled
+    assert kept.read_bytes().endswith(compiled)

@@ -8,8 +8,7 @@ device sees offsets from its own base, ints in the guest's byte order (little), 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from barevisor.errors import ConfigError
 
@@ -24,8 +23,7 @@ class BusDevice(Protocol):
         """Store `value` (below 1 << 8*size) at `offset`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """[base, base+size) on a bus belongs to `device`."""
 
     base: int

@@ -10,9 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from barevisor.board import map as board_map
 from barevisor.board.bus import Bus
@@ -49,8 +48,7 @@ _PIECES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 _EVENTS = {"shutdown": "poweroff", "reset": "reset", "crash": "crash"}
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Why the machine ended.
 
     kind: "poweroff", "reset", "triple-fault", "internal-error", "halted", "crash", "stopped"
@@ -188,7 +186,7 @@ class Machine:
             raise RuntimeError("the machine ended without an outcome")
         if outcome.state is None:
             state = self.vcpus[outcome.vcpu].get_state()
-            self._outcome = outcome = replace(outcome, state=state)
+            self._outcome = outcome = outcome._replace(state=state)
         return outcome
 
     def pause(self) -> None:

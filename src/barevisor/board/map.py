@@ -6,7 +6,7 @@ interrupt controllers in the hole, and the ACPI tables where a PC's BIOS would b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.errors import ConfigError
 
@@ -61,8 +61,7 @@ GSI_PCI, GSI_PCI_COUNT = 16, 8
 E820_RAM, E820_RESERVED = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class E820Entry:
+class E820Entry(NamedTuple):
     """[base, base+size) is of `type` (1 RAM, 2 reserved)."""
 
     base: int

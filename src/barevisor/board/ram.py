@@ -10,7 +10,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.errors import GuestError, HostError
 
@@ -26,8 +26,7 @@ def _pwrite_all(fd: int, data: bytes | bytearray | memoryview, at: int) -> None:
         view, at = view[done:], at + done
 
 
-@dataclass(frozen=True, slots=True)
-class RamRange:
+class RamRange(NamedTuple):
     """[gpa, gpa+size) is backed by the memfd at `offset`."""
 
     gpa: int

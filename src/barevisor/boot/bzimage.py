@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from bz2 import BZ2Decompressor
 from collections.abc import Callable
-from dataclasses import dataclass
-from lzma import LZMADecompressor, LZMAError
+from typing import NamedTuple
 
 from barevisor.errors import ConfigError
 
@@ -28,8 +26,7 @@ LZ4_CHUNK = 8 << 20
 """What the kernel build's `lz4 -l` compresses at a time (the legacy frame format)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetupHeader:
+class SetupHeader(NamedTuple):
     """The fields a loader needs, and `raw`, which goes into boot_params at HEADER_START."""
 
     raw: bytes
@@ -85,7 +82,7 @@ def unpack(data: memoryview, header: SetupHeader) -> bytes:
         raise ConfigError(f"the bzImage says it unpacks to {size} bytes: damaged")
     try:
         kernel = expand(payload, size)
-    except (zlib.error, LZMAError, OSError, ValueError, EOFError, RuntimeError) as e:
+    except (zlib.error, OSError, ValueError, EOFError, RuntimeError) as e:
         raise ConfigError(f"the kernel inside the bzImage is damaged: {name}: {e}",
                           "fetch it again") from e  # fmt: skip
     if len(kernel) != size:
@@ -102,15 +99,22 @@ def _gzip(payload: memoryview, size: int) -> bytes:
 
 def _xz(payload: memoryview, size: int) -> bytes:
     """Also the older .lzma; the x86 filter is part of the format."""
-    return LZMADecompressor().decompress(bytes(payload), size)
+    import lzma  # here, and below: only a kernel that needs it pays for the import
+
+    try:
+        return lzma.LZMADecompressor().decompress(bytes(payload), size)
+    except lzma.LZMAError as e:
+        raise ValueError(e) from e
 
 
 def _bzip2(payload: memoryview, size: int) -> bytes:
-    return BZ2Decompressor().decompress(bytes(payload), size)
+    import bz2
+
+    return bz2.BZ2Decompressor().decompress(bytes(payload), size)
 
 
 def _zstd(payload: memoryview, size: int) -> bytes:
-    import zstandard  # here: only a kernel that needs it pays for the import
+    import zstandard
 
     try:
         with zstandard.ZstdDecompressor().stream_reader(payload) as reader:

@@ -7,23 +7,22 @@ whole or absent; on load its header's checksum, sizes and bounds are checked, an
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from barevisor.boot import elf
 from barevisor.boot.files import map_file
 from barevisor.errors import ConfigError
 
-MAGIC = b"BAREKRN1"
-HEAD = "<8sI32sQQQI"
+MAGIC = b"BAREKRN2"
+HEAD = "<8sI40sQQQI"
 """Magic, CRC-32 of all that follows up to the data, key, entry, start, end, number of extents."""
+KEY = "<QQQqq"
 EXTENT = "<QQQ"
 CRC_FROM = 12
 GRANULE = 64 << 10
@@ -32,8 +31,7 @@ KEEP = 4
 MAX_EXTENTS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """What to copy where: extents are (physical, offset in `data`, size), inside start..end."""
 
     entry: int
@@ -44,10 +42,9 @@ class Kernel:
 
 
 def key_of(path: Path) -> bytes:
-    """Names a version of a file without reading it."""
+    """Names a version of a file without reading it. 40 bytes."""
     st = path.stat()
-    text = f"{path.resolve()}\0{st.st_size}\0{st.st_mtime_ns}\0{st.st_ctime_ns}\0{st.st_ino}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return struct.pack(KEY, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
 def from_elf(data: memoryview) -> Kernel:
@@ -112,8 +109,10 @@ def save(path: Path, key: bytes, kernel: Kernel) -> None:
         rows.append(struct.pack(EXTENT, physical, at, size))
         at += size
     tail = struct.pack(
-        "<32sQQQI", key, kernel.entry, kernel.start, kernel.end, len(kernel.extents)
+        "<40sQQQI", key, kernel.entry, kernel.start, kernel.end, len(kernel.extents)
     ) + b"".join(rows)
+    import tempfile  # at most once a kernel
+
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unpack-")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.errors import ConfigError
 
@@ -25,8 +25,7 @@ MAX_HEADERS = 256
 MAX_NOTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A program header: `file_size` bytes at `offset` belong at `physical`; the rest is zero."""
 
     type: int
@@ -37,8 +36,7 @@ class Segment:
     memory_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Elf:
+class Elf(NamedTuple):
     """A checked header. Segments lie inside the file and do not overlap in memory."""
 
     bits: int

@@ -6,9 +6,9 @@ The checks look at magic numbers only; each loader parses its own format in full
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from barevisor.boot import elf, multiboot, pvh
 from barevisor.boot.files import map_file
@@ -36,8 +36,7 @@ class Kind(Enum):
     MULTIBOOT = "multiboot ELF"
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """A file that is of `kind`, mapped read-only. `path` names it in messages and caches."""
 
     kind: Kind

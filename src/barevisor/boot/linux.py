@@ -7,8 +7,8 @@ startup_64: without its decompressor there is no KASLR, and boots are repeatable
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from barevisor.board import map as board_map
 from barevisor.board.ram import GuestRam
@@ -37,8 +37,7 @@ VMLINUX_HEADER = SetupHeader(
 """What is assumed of a kernel that comes without a setup header."""
 
 
-@dataclass(frozen=True, slots=True)
-class Linux:
+class Linux(NamedTuple):
     """An unpacked kernel and its setup header."""
 
     kernel: Kernel
@@ -55,7 +54,7 @@ def prepare(image: Image, folder: Path | None = None) -> Linux:
     if folder is None:
         return Linux(_unpacked(image, header), header, False)
     key = cache.key_of(image.path)
-    path = folder / f"{key.hex()[:24]}.kernel"
+    path = folder / f"{key.hex()}.kernel"
     kept = cache.load(path, key)
     if kept is None:
         kernel = _unpacked(image, header)

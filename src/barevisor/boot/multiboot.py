@@ -7,7 +7,7 @@ image's own, which starts its other CPUs from it.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.board import map as board_map
 from barevisor.board.ram import GuestRam
@@ -39,8 +39,7 @@ CMDLINE_LIMIT = 4096
 LOADER = b"barevisor\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """3.1.1; the addresses count only with HAS_ADDRESSES. `at` is its offset in the file."""
 
     at: int

@@ -14,8 +14,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from barevisor.errors import (
     BarevisorError,
@@ -32,8 +32,7 @@ CHUNK = 32 << 10
 ERRNO_MAX = 4096  # include/linux/err.h; the guest may send any number
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """The agent's first words; times are nanoseconds since the guest's kernel started."""
 
     pid: int

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, while fetching and unpacking."""
+
+KEPT = struct.Struct("<8sII")
+"""Head of a kept file: magic, CRC-32 of all that follows it, length of the key."""
+KEPT_MAGIC, KEPT_CRC_FROM = b"BAREKEP1", 12
 
 OFFLINE_HINT = "give --kernel PATH, or run `bare kernel fetch` once with a network"
 
@@ -45,3 +52,41 @@ def read_cached(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
+
+
+# ---- results that are kept -----------------------------------------------------------------
+
+
+def stamp(path: Path) -> str:
+    """Names this version of a file without reading it. Raises OSError."""
+    st = path.stat()
+    return f"{st.st_dev}:{st.st_ino}:{st.st_size}:{st.st_mtime_ns}:{st.st_ctime_ns}"
+
+
+def place(kind: str, key: str) -> Path:
+    """Where a result of that kind and key is kept. Keys that meet there replace each other."""
+    return cache_dir() / kind / f"{zlib.crc32(_bytes(key)):08x}"
+
+
+def keep(path: Path, key: str, data: bytes) -> None:
+    """For `kept`. A cache that cannot be written costs time only."""
+    name = _bytes(key)
+    body = struct.pack("<I", len(name)) + name + data
+    with suppress(OSError):
+        write_atomic(path, struct.pack("<8sI", KEPT_MAGIC, zlib.crc32(body)) + body)
+
+
+def kept(path: Path, key: str) -> bytes | None:
+    """What was kept there under exactly this key; None for anything else, or when damaged."""
+    blob = read_cached(path)
+    if blob is None or len(blob) < KEPT.size:
+        return None
+    magic, crc, length = KEPT.unpack_from(blob)
+    end = KEPT.size + length
+    if magic != KEPT_MAGIC or blob[KEPT.size : end] != _bytes(key):
+        return None
+    return blob[end:] if zlib.crc32(memoryview(blob)[KEPT_CRC_FROM:]) == crc else None
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")

@@ -7,15 +7,13 @@ guest/init/boot.py in order. The archive is not compressed: unpacking costs the 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from barevisor.boot.initramfs import Initramfs
 from barevisor.errors import ConfigError
-from barevisor.guest.cache import cache_dir, read_cached, write_atomic
+from barevisor.guest.cache import keep, kept, place, stamp
 from barevisor.guest.init import wire
 from barevisor.guest.kernel import Kernel, kernel_modules
 from barevisor.guest.modules import BASE, OPTIONAL, OVERLAY, SHARES, Module
@@ -31,8 +29,7 @@ LOWER, UPPER, ROOT = "/lower", "/upper", "/newroot"
 Root = Literal["overlay", "ro", "rw", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """A virtio-fs device mounted somewhere in the guest."""
 
     target: str
@@ -40,8 +37,7 @@ class Share:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """What /init is to make of the guest.
 
     `root`: the virtio-fs device tagged "root" under a throw-away overlay, as it is read-only or
@@ -53,8 +49,7 @@ class Setup:
     hostname: str = "barevisor"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of the plan. A failed optional row is ignored; a failed row ends the guest."""
 
     letter: int
@@ -195,19 +190,13 @@ def _archive(setup: Setup, modules: list[Module], files: Mapping[str, bytes]) ->
 @functools.cache
 def init_program() -> bytes:
     """/init as an ELF program, compiled from guest/init once per version and then cached."""
-    sources = sorted(INIT_FOLDER.glob("*.py"))
-    digest = hashlib.sha256(INIT_FOLDER.with_name("compiler.py").read_bytes())
-    for source in sources:
-        digest.update(source.read_bytes())
-    cache = cache_dir() / "init" / digest.hexdigest()[:32]
-    kept = read_cached(cache)
-    if kept is not None and hashlib.sha256(kept[32:]).digest() == kept[:32]:
-        return kept[32:]
+    sources = [INIT_FOLDER.with_name("compiler.py"), *sorted(INIT_FOLDER.glob("*.py"))]
+    key = " ".join(f"{source} {stamp(source)}" for source in sources)
+    found = kept(place("init", key), key)
+    if found is not None:
+        return found
     from barevisor.guest.compiler import compile_program  # only when its output is not there
 
     program = compile_program(INIT_FOLDER / "main.py")
-    try:
-        write_atomic(cache, hashlib.sha256(program).digest() + program)
-    except OSError:
-        return program  # an unwritable cache costs time only
+    keep(place("init", key), key, program)
     return program

@@ -6,16 +6,14 @@ time. The result is cached as one file, so a later start reads it in a milliseco
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from barevisor.errors import HostError
-from barevisor.guest.cache import cache_dir, read_cached, write_atomic
+from barevisor.guest.cache import keep, kept, place, read_cached, stamp
 
 BASE = ("virtio_pci", "virtio_console")
 """What every guest needs: the bus, then the agent's port (it comes up while the rest loads)."""
@@ -35,15 +33,16 @@ SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 MODULE_CAP = 64 << 20
 SIGNATURE_MAGIC = b"~Module signature appended~\n"  # include/linux/module_signature.h, 6.1
 SIGNATURE_INFO = struct.Struct(">8xI")  # struct module_signature: its last field is sig_len
-FORMAT = 1  # of the cached blob
+FORMAT = 2  # of what is cached
+ENTRY = struct.Struct("<64sQ")
+"""Of the cached list: a module's name and size."""
 
 ELF64_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 ELF64_SECTION = struct.Struct("<IIQQQQIIQQ")
 MAX_SECTIONS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """One module, ready for the kernel to load."""
 
     name: str
@@ -227,20 +226,17 @@ def load_modules(
 ) -> list[Module]:
     """The modules to load, in order. `strip` drops signatures. Cached; raises HostError."""
     names = [*wanted, *(f"?{name}" for name in optional)]
-    cache = cache_dir() / "modules" / _key(root, names, strip)
-    blob = read_cached(cache)
-    if blob is not None and (modules := _unpack(blob)) is not None:
-        return modules
+    key = _key(root, names, strip)
+    found = kept(place("modules", key), key)
+    if found is not None:
+        return _unpack(found)
     tree = ModuleTree(root)
     extra = [name for name in optional if name in tree.files]
     modules = []
     for name in tree.order([*wanted, *extra]):
         data = decompress(tree.files[name])
         modules.append(Module(name, strip_signature(data) if strip else data))
-    try:
-        write_atomic(cache, _pack(modules))
-    except OSError:
-        return modules  # an unwritable cache costs time only
+    keep(place("modules", key), key, _pack(modules))
     return modules
 
 
@@ -248,34 +244,24 @@ def _key(root: Path, names: list[str], strip: bool) -> str:
     stamps = []
     for file in (root, root / "modules.dep", root / "modules.builtin"):
         try:
-            status = file.stat()
-            stamps.append((status.st_mtime_ns, status.st_ino))
+            stamps.append(stamp(file))
         except OSError:
-            stamps.append((0, 0))
-    text = json.dumps([FORMAT, str(root), names, strip, stamps])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+            stamps.append("")
+    return repr([FORMAT, str(root), names, strip, stamps])
 
 
 def _pack(modules: list[Module]) -> bytes:
-    """One JSON line of names and sizes and a digest, then the modules one after another."""
-    data = b"".join(module.data for module in modules)
-    index = [[module.name, len(module.data)] for module in modules]
-    head = {"modules": index, "sha256": hashlib.sha256(data).hexdigest()}
-    return json.dumps(head).encode() + b"\n" + data
+    """How many, then each one's entry, then each one's data."""
+    entries = [ENTRY.pack(module.name.encode(), len(module.data)) for module in modules]
+    return b"".join([struct.pack("<I", len(modules)), *entries, *(m.data for m in modules)])
 
 
-def _unpack(blob: bytes) -> list[Module] | None:
-    """What `_pack` wrote, or None for a damaged file."""
-    line, _, data = blob.partition(b"\n")
-    try:
-        head = json.loads(line)
-        index = [(str(name), int(size)) for name, size in head["modules"]]
-        if head["sha256"] != hashlib.sha256(data).hexdigest():
-            return None
-    except (ValueError, KeyError, TypeError):
-        return None
-    modules, at = [], 0
-    for name, size in index:
-        modules.append(Module(name, data[at : at + size]))
+def _unpack(blob: bytes) -> list[Module]:
+    """What `_pack` wrote."""
+    (count,) = struct.unpack_from("<I", blob)
+    at = 4 + count * ENTRY.size
+    modules = []
+    for name, size in ENTRY.iter_unpack(blob[4:at]):
+        modules.append(Module(name.rstrip(b"\0").decode(), blob[at : at + size]))
         at += size
     return modules

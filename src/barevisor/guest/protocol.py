@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.errors import ConfigError, GuestError
 from barevisor.guest.init import wire
@@ -28,8 +28,7 @@ OUTPUTS = (wire.STDOUT, wire.STDERR)
 ANY = range(wire.MAX_PAYLOAD + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """What a kind of frame may look like: payload sizes, flags, and whether it has an id."""
 
     name: str
@@ -56,8 +55,7 @@ FROM_GUEST = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame from the guest that keeps its rule."""
 
     kind: int

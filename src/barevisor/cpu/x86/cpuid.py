@@ -15,7 +15,7 @@ mitigations protect against is between the host and this process, and the host's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from barevisor.errors import ConfigError, EngineError
 
@@ -100,8 +100,7 @@ EFER_BITS = {"syscall": 0x1, "lm": 0x500, "nx": 0x800}
 Reader = Callable[[int, int], tuple[int, int, int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class CpuidRow:
+class CpuidRow(NamedTuple):
     """One leaf. `subleaf` None: the leaf ignores ECX."""
 
     leaf: int
@@ -112,8 +111,7 @@ class CpuidRow:
     edx: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(NamedTuple):
     """One row of leaf 4. `kind`: 1 data, 2 instructions, 3 both."""
 
     kind: int
@@ -215,7 +213,7 @@ def _with_features(row: CpuidRow, names: frozenset[str]) -> CpuidRow:
         leaf, subleaf, register, bit = BITS[name]
         if leaf == row.leaf and subleaf == (row.subleaf or 0):
             words[register] |= 1 << bit
-    return replace(row, eax=words[0], ebx=words[1], ecx=words[2], edx=words[3])
+    return row._replace(eax=words[0], ebx=words[1], ecx=words[2], edx=words[3])
 
 
 def _word(text: bytes, at: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from barevisor.board.msix import MsiX
 from barevisor.board.pci import PciFunction
@@ -312,8 +312,7 @@ class VirtioPci(PciFunction):
 # ---- the common configuration structure (4.1.4.3), one row per register
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(NamedTuple):
     """`write` is None where the driver may only read."""
 
     width: int

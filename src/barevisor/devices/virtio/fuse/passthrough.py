@@ -19,6 +19,7 @@ import resource
 import stat
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.devices.virtio.fuse.abi import ROOT_ID
 from barevisor.errors import ConfigError, HostError
@@ -117,8 +118,7 @@ class Inode:
     """The root of a pseudo file system: an empty directory."""
 
 
-@dataclass(slots=True, frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One name of a directory as READDIR tells it."""
 
     name: bytes

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from struct import Struct
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from barevisor.devices.virtio.fuse import abi
 from barevisor.devices.virtio.fuse.abi import Init, Op
@@ -527,8 +527,7 @@ def _sized_reply(value: bytes, size: int) -> bytes:
 NO_FIELDS = Struct("")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One operation. `changes`: refused on a read-only tree. `silent`: never answered."""
 
     handler: Callable[[Server, Request, Fields], Reply]
