@@ -5,10 +5,13 @@ fails to compile fails the build (style: nothing falls back silently).
 """
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SRC = Path("src")
 COMPILE_ARGS = ["-O2", "-fno-strict-aliasing", "-fno-plt", "-fcf-protection=none"]
@@ -33,11 +36,29 @@ def extensions() -> list[Extension]:
     ]
 
 
+class BuildExt(build_ext):
+    """Compiles, then has the engine keep its instruction table in the form that it starts from."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.inplace:
+            self.run_command("build_py")
+        place = SRC if self.inplace else Path(self.build_lib)
+        command = [
+            sys.executable,
+            "-B",
+            "-c",
+            "from barevisor.cpu.bt import rowfacts as r; r.keep()",
+        ]
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(place.resolve())}, check=True)
+
+
 CPUS = os.cpu_count() or 1
 
 setup(
     ext_modules=cythonize(
         extensions(), compiler_directives=DIRECTIVES, include_path=[str(SRC)], nthreads=CPUS
     ),
+    cmdclass={"build_ext": BuildExt},
     options={"build_ext": {"parallel": CPUS}},
 )

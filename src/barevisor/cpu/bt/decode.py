@@ -14,10 +14,10 @@ import cython
 from cython.cimports.barevisor.cpu.bt.rowfacts import fill_tables
 from cython.cimports.libc.string import memset
 
-from barevisor.cpu.bt.rowfacts import ROWS
 from barevisor.cpu.bt.rowfacts import exec_names as exec_names
 from barevisor.cpu.bt.rowfacts import hint_names as hint_names
 from barevisor.cpu.bt.rowfacts import mnemonic_names as mnemonic_names
+from barevisor.cpu.bt.rowfacts import rows
 
 LOW16 = cython.declare(u64, 0xFFFF)
 LOW32 = cython.declare(u64, 0xFFFFFFFF)
@@ -481,7 +481,7 @@ def decode_bytes(code: bytes, bits: int):
     if decode(code, len(code), _mode_of(bits), cython.address(insn)) != DEC_OK:
         return None
     fields: dict = insn
-    return Decoded(ROWS[insn.row], fields, mem_size(cython.address(insn)))
+    return Decoded(rows()[insn.row], fields, mem_size(cython.address(insn)))
 
 
 def row_facts(row: int) -> dict:

@@ -2,13 +2,27 @@
 
 A cell belongs to one (VEX or not, map, opcode, mandatory prefix) and lists its rows from the most
 to the least constrained, each a mask and a value over the key that decode.match_row makes.
+
+The build keeps the finished arrays in tables.bin beside this module, because making them is a tenth
+of the time to a guest's first instruction. They are used only while all that they were made
+from is the same; else they are made anew.
 """
 
+import marshal
+import os
+import struct
+import zlib
+from functools import cache
+
 import cython
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memcpy
 
-from barevisor.cpu.x86.instructions import FEATURES, FLAG_BITS, GPRS, UNITS, rows
+from barevisor.cpu.x86 import instructions
+from barevisor.cpu.x86.instructions import FEATURES, FLAG_BITS, GPRS, UNITS
 
-ROWS = rows()
+KEPT = os.path.join(os.path.dirname(__file__), "tables.bin")
+_HEAD = struct.Struct("<II")  # key(), CRC-32 of the rest
 _EXEC: dict = {"copy": 0}
 _HINTS: dict = {"": 0}
 _MNEMONICS: dict = {}
@@ -33,6 +47,12 @@ _ATTRS = {
 }  # fmt: skip
 _OSIZE = {"d64": OS_D64, "f64": OS_F64, "n64": OS_N64}
 _FALLBACKS = {"TZCNT": "BSF", "LZCNT": "BSR"}
+
+
+@cache
+def rows() -> list:
+    """The instruction table, parsed once."""
+    return instructions.rows()
 
 
 def exec_names() -> list:
@@ -183,7 +203,7 @@ def _pattern(row, attrs: u32) -> tuple:
 def _fill_facts(table: cython.pointer(RowFacts)) -> None:
     first: dict = {}  # shape -> the first row that has it
     row_of: dict = {}
-    for row in ROWS:
+    for row in rows():
         n: cython.int = row.number
         f: cython.pointer(RowFacts) = cython.address(table[n])
         known: cython.int = first.setdefault(id(row.shape), n)
@@ -211,7 +231,7 @@ def _fill_cells(
 ) -> cython.int:
     lists: dict = {}
     n: cython.int
-    for row in ROWS:
+    for row in rows():
         e = row.encoding
         n = row.number
         mask, value = _pattern(row, table[n].attrs)
@@ -237,14 +257,77 @@ def _fill_cells(
     return used
 
 
+def made() -> bytes:
+    """The arrays and names, made from the rows now. Not for two threads at once."""
+    if len(rows()) > MAX_ROWS:
+        raise ImportError(f"instruction table: {len(rows())} rows, room for {MAX_ROWS}")
+    _take_names(["copy"], [""], [])
+    table = cython.cast(cython.pointer(RowFacts), calloc(MAX_ROWS, cython.sizeof(RowFacts)))
+    matches = cython.cast(cython.pointer(Match), calloc(MAX_MATCHES, cython.sizeof(Match)))
+    cells = cython.cast(cython.pointer(Cell), calloc(MAX_CELLS, cython.sizeof(Cell)))
+    try:
+        if table == cython.NULL or matches == cython.NULL or cells == cython.NULL:
+            raise MemoryError
+        _fill_facts(table)
+        _fill_cells(table, matches, cells)
+        arrays = (
+            cython.cast(cython.p_char, table)[: MAX_ROWS * cython.sizeof(RowFacts)],
+            cython.cast(cython.p_char, matches)[: MAX_MATCHES * cython.sizeof(Match)],
+            cython.cast(cython.p_char, cells)[: MAX_CELLS * cython.sizeof(Cell)],
+        )
+    finally:
+        free(table)
+        free(matches)
+        free(cells)
+    return marshal.dumps((exec_names(), hint_names(), mnemonic_names(), *arrays), 2)
+
+
+def _take_names(execs: list, hints: list, mnemonics: list) -> None:
+    for names, known in ((execs, _EXEC), (hints, _HINTS), (mnemonics, _MNEMONICS)):
+        known.clear()
+        known.update({name: i for i, name in enumerate(names)})
+
+
+def key() -> int:
+    """CRC-32 of all that the arrays come from: the rows, what parses them, this module."""
+    parser = instructions.__file__
+    isa = os.path.join(os.path.dirname(parser), "isa")
+    tables = [os.path.join(isa, name) for name in sorted(os.listdir(isa)) if name.endswith(".py")]
+    crc = 0
+    for path in (__file__, parser, *tables):
+        with open(path, "rb") as file:
+            crc = zlib.crc32(file.read(), crc)
+    return crc
+
+
+def kept() -> bytes | None:
+    """What `made` returned when this was built; None when that is absent, or of other rows."""
+    try:
+        with open(KEPT, "rb") as file:
+            data = file.read()
+        if len(data) < _HEAD.size or _HEAD.unpack_from(data) != (key(), zlib.crc32(data[8:])):
+            return None
+    except OSError:
+        return None
+    return data[8:]
+
+
+def keep() -> None:
+    """For the build. Raises OSError."""
+    body = made()
+    with open(KEPT, "wb") as file:
+        file.write(_HEAD.pack(key(), zlib.crc32(body)) + body)
+
+
 @cython.cfunc
 @cython.exceptval(-1, check=True)
 def fill_tables(
     table: cython.pointer(RowFacts), matches: cython.pointer(Match), cells: cython.pointer(Cell)
 ) -> cython.int:
-    """Fill the decoder's arrays (MAX_ROWS, MAX_MATCHES and MAX_CELLS entries); the rows' count."""
-    if len(ROWS) > MAX_ROWS:
-        raise ImportError(f"instruction table: {len(ROWS)} rows, room for {MAX_ROWS}")
-    _fill_facts(table)
-    _fill_cells(table, matches, cells)
-    return len(ROWS)
+    """Fill the decoder's arrays (MAX_ROWS, MAX_MATCHES and MAX_CELLS entries)."""
+    execs, hints, mnemonics, facts, patterns, places = marshal.loads(kept() or made())
+    _take_names(execs, hints, mnemonics)
+    memcpy(table, cython.cast(cython.p_char, facts), MAX_ROWS * cython.sizeof(RowFacts))
+    memcpy(matches, cython.cast(cython.p_char, patterns), MAX_MATCHES * cython.sizeof(Match))
+    memcpy(cells, cython.cast(cython.p_char, places), MAX_CELLS * cython.sizeof(Cell))
+    return 0
