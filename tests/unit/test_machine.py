@@ -251,7 +251,7 @@ def test_devices_let_go_before_the_memory_goes() -> None:
     m.on_close.append(view.release)
     finish(m)
     m.close()
-    assert m.ram.fd < 0
+    assert m.ram.closed
 
 
 def test_close_leaves_no_thread_and_no_fd() -> None:

@@ -178,13 +178,19 @@ def _download(packages: list[str], folder: Path, total: int, progress: Progress)
 # ---- unpacking ---------------------------------------------------------------------------
 
 
-def unpack(files: list[Path], version: str, folder: Path, progress: Progress) -> None:
-    """Fill `folder` with the image, its config and the modules that guests use.
+def unpack(
+    files: list[Path],
+    version: str,
+    folder: Path,
+    progress: Progress,
+    wanted: frozenset[str] = KEEP,
+) -> None:
+    """Fill `folder` with the image, its config and the `wanted` modules.
 
     The kept modules' dependencies are known once they are unpacked, so a package is read again
     when one is missing; KEEP names them in advance for the kernels we know.
     """
-    keep = set(KEEP)
+    keep = set(wanted)
     choose = partial(_place, version=version, folder=folder, keep=keep)
     for _ in range(PASSES):
         _unpack_once(files, choose, progress)
