@@ -9,6 +9,7 @@ import pytest
 
 from barevisor.cpu.engine import Engine
 from barevisor.cpu.select import select
+from barevisor.testing import nest
 from barevisor.testing.micro import MicroGuest, expected_steps, merged, run
 from barevisor.testing.microguests import ROWS
 from barevisor.testing.microguests_conform import CONFORM_ROWS
@@ -19,7 +20,7 @@ ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS)
 pytestmark = pytest.mark.timeout(60)
 
 
-ON_TCG = "BAREVISOR_NESTED" in os.environ
+ON_TCG = nest.inside()
 # QEMU 7.2 calls cpu_abort ("invalid tss type") for a busy 32-bit TSS in a VMCB: its own TR keeps
 # the type that LTR found.
 TSS_TYPE = 9 if ON_TCG else 11

@@ -78,7 +78,7 @@ class Session:
             raise
         vm.phases.mark("done")
         vm.stop()
-        if self._boot_log:
+        if self._boot_log and vm.hello is not None:  # it may have ended before it was up
             bootlog.show(vm)
         return code
 

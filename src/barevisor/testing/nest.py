@@ -85,8 +85,12 @@ $b poweroff -f
 
 def missing() -> str:
     """ "" when a nest can be made here, else what it lacks, in one line."""
-    absent = [tool for tool in TOOLS if not shutil.which(tool)]
-    return f"needs {', '.join(absent)}" if absent else ""
+    try:
+        for name in TOOLS:
+            nestdisk.tool(name)
+    except HostError as e:
+        return str(e)
+    return ""
 
 
 def inside() -> bool:
@@ -127,11 +131,8 @@ def outer_kernel() -> Path:
 
 def initramfs(kernel: Path) -> bytes:
     """busybox, the modules and INIT."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise HostError("no busybox", "run ./setup --tests")
     archive = Initramfs()
-    archive.file("/bin/busybox", Path(busybox).read_bytes(), 0o755)
+    archive.file("/bin/busybox", Path(nestdisk.tool("busybox")).read_bytes(), 0o755)
     insmods = []
     for module in load_modules(kernel / "modules", OUTER, strip=True):
         archive.file(f"/modules/{module.name}.ko", module.data)
@@ -170,7 +171,7 @@ class Nest:
     ) -> None:
         """Raises HostError."""
         if reason := missing():
-            raise HostError(f"a nest {reason}", "run ./setup --tests")
+            raise HostError(f"a nest needs more: {reason}", "run ./setup --tests")
         self._stack = ExitStack()
         try:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -212,7 +213,8 @@ class Nest:
         lines = [
             "cd /work", "mkdir -p /cache/barevisor/init",
             "cp -n init/* /cache/barevisor/init/ 2>/dev/null",
-            "chmod 755 bin/bare", "export PATH=/work/bin:/usr/bin:/bin HOME=/root XDG_CACHE_HOME=/cache LANG=C.UTF-8",
+            "chmod 755 bin/bare", "export PATH=/work/bin:/usr/bin:/bin HOME=/root LANG=C.UTF-8",
+            "export XDG_CACHE_HOME=/cache",
             "export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/work/src:" + nestdisk.SITE,
             f"export {VARIABLE}={RESULTS}", f"exec {shlex.join(command)}",
         ]  # fmt: skip

@@ -25,7 +25,7 @@ from barevisor.errors import HostError
 
 SKIPPED = {"test", "tests", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages",
            "__pycache__", "turtledemo", "pydoc_data", "config-3.11-x86_64-linux-gnu"}  # fmt: skip
-PACKAGES = ("typer", "lz4", "zstandard", "pytest", "pytest-timeout")
+PACKAGES = ("lz4", "zstandard", "pytest", "pytest-timeout")
 """With what they require themselves."""
 QEMU_DATA = ("/usr/share/qemu", "/usr/share/seabios")
 QEMU_FILES = re.compile(
@@ -39,12 +39,21 @@ SITE = "/usr/lib/nest"
 SLACK_MIB = 48
 
 
+def tool(name: str) -> str:
+    """A program's path; those of administrators too. Raises HostError."""
+    places = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    path = shutil.which(name, path=places)
+    if path is None:
+        raise HostError(f"no {name}", "run ./setup --tests")
+    return path
+
+
 def make_disk(image: Path, folder: Path | None, mib: int) -> None:
     """An ext4 image with the contents of `folder`, all owned by root. Raises HostError."""
     temporary = image.with_name(image.name + ".part")
     with temporary.open("wb") as file:
         file.truncate(mib << 20)
-    words = ["mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-m", "0", "-F"]
+    words = [tool("mke2fs"), "-q", "-t", "ext4", "-E", "root_owner=0:0", "-m", "0", "-F"]
     words += ["-d", str(folder)] if folder is not None else []
     done = subprocess.run([*words, temporary], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -80,24 +89,17 @@ def root_disk(cache: Path) -> Path:
 def _root_key() -> str:
     parts = [Path(__file__).read_bytes(), sys.version.encode(), sys.base_prefix.encode()]
     parts += [f"{d.name} {d.version}".encode() for d in _distributions()]
-    for tool in ("qemu-system-x86_64", "busybox"):
-        status = Path(_tool(tool)).stat()
-        parts.append(f"{tool} {status.st_size} {status.st_mtime_ns}".encode())
+    for name in ("qemu-system-x86_64", "busybox"):
+        status = Path(tool(name)).stat()
+        parts.append(f"{name} {status.st_size} {status.st_mtime_ns}".encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise HostError(f"no {name}", "run ./setup --tests")
-    return path
 
 
 def _fill_root(root: Path) -> None:
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    shutil.copy(_tool("busybox"), root / "bin/busybox")
+    shutil.copy(tool("busybox"), root / "bin/busybox")
     for name in _applets():
         (root / "bin" / name).symlink_to("busybox")
     python = Path(sys.executable).resolve()
@@ -106,7 +108,7 @@ def _fill_root(root: Path) -> None:
     _copy_packages(root / SITE.lstrip("/"))
     _compile(root / str(library).lstrip("/"), root, "/")
     _compile(root / SITE.lstrip("/"), root, "/")
-    qemu = Path(_tool("qemu-system-x86_64"))
+    qemu = Path(tool("qemu-system-x86_64"))
     _copy_files(root, [python, qemu, *library.rglob("*.so"), *(root / SITE[1:]).rglob("*.so")])
     (root / "usr/bin/python3").symlink_to(python)
     if not (root / "usr/bin/qemu-system-x86_64").exists():
@@ -120,9 +122,7 @@ def _fill_root(root: Path) -> None:
 
 
 def _applets() -> list[str]:
-    listed = subprocess.run(
-        [_tool("busybox"), "--list"], capture_output=True, text=True, check=True
-    )
+    listed = subprocess.run([tool("busybox"), "--list"], capture_output=True, text=True, check=True)
     return [name for name in listed.stdout.split() if name != "busybox"]
 
 
