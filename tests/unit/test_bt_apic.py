@@ -16,7 +16,7 @@ ISR, TMR, IRR, ESR, ICR, ICR2 = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
 LVT_TIMER, LVT_LINT0, LVT_ERROR, TMICT, TMCCT, TDCR = 0x320, 0x350, 0x370, 0x380, 0x390, 0x3E0
 MASKED, PERIODIC, DEADLINE = 1 << 16, 1 << 17, 1 << 18
 APIC_BASE, TSC, TSC_DEADLINE = 0x1B, 0x10, 0x6E0
-SELF, NMI_SELF = 1 << 18, 1 << 18 | 4 << 8
+SELF, EXTINT = 1 << 18, 7 << 8
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def x2(cpu: BtVcpu) -> BtVcpu:
 @pytest.mark.parametrize(
     ("offset", "write", "read"),
     [
-        pytest.param(VERSION, 0, 0x50014, id="version-read-only"),
+        pytest.param(VERSION, 0, 0x60014, id="version-read-only"),
         pytest.param(ID, 0x05000000, 0x05000000, id="id"),
         pytest.param(TPR, 0x12345678, 0x78, id="tpr"),
         pytest.param(LDR, 0xFFFFFFFF, 0xFF000000, id="ldr"),
@@ -56,7 +56,7 @@ def x2(cpu: BtVcpu) -> BtVcpu:
         pytest.param(LVT_ERROR, 0xFFFFFFFF, 0x100FF, id="lvt-error"),
         pytest.param(TDCR, 0xFFFFFFFF, 0xB, id="divide"),
         pytest.param(ICR2, 0xFFFFFFFF, 0xFF000000, id="icr2"),
-        pytest.param(0x2F0, 0, 0, id="cmci-absent"),
+        pytest.param(0x2F0, 0xFFFFFFFF, 0x107FF, id="cmci"),
         pytest.param(0x3F0, 0, 0, id="self-ipi-only-x2apic"),
     ],
 )
@@ -153,6 +153,35 @@ def test_level_interrupt_waits_for_eoi(vm: BtVm, cpu: BtVcpu) -> None:
     assert cpu.interrupt() is None
 
 
+@pytest.mark.parametrize("offset", [0x2F0, LVT_TIMER, 0x330, 0x340, LVT_LINT0, 0x360, LVT_ERROR])
+def test_off_and_on_masks_every_source(cpu: BtVcpu, offset: int) -> None:
+    """The virtual wire of LINT0 is the firmware's; an APIC that was off has none."""
+    assert cpu.write_msr(APIC_BASE, 0xFEE00100)
+    assert cpu.write_msr(APIC_BASE, 0xFEE00900)
+    assert cpu.apic_read(offset) == MASKED
+
+
+def test_self_shorthand_sends_fixed_interrupts_only(cpu: BtVcpu) -> None:
+    for mode in (1, 4, 5, 6, 7):
+        cpu.apic_write(ICR, SELF | mode << 8 | 0x41)
+    assert cpu.interrupt() is None
+    assert not cpu.apic_read(IRR + 0x20)
+
+
+@pytest.mark.parametrize(
+    ("lvt", "taken"),
+    [(0x45, 0x45), (EXTINT, 0x30), (MASKED | 0x45, None), (MASKED | EXTINT, None)],
+    ids=["fixed", "ExtINT", "fixed, masked", "ExtINT, masked"],
+)
+def test_the_8259_pair_is_on_lint0(vm: BtVm, cpu: BtVcpu, lvt: int, taken: int | None) -> None:
+    for port, value in ((0x20, 0x11), (0x21, 0x30), (0x21, 4), (0x21, 1), (0x21, 0xFE)):
+        vm._chips.port_write(port, 1, bytes((value,)))
+    cpu.apic_write(LVT_LINT0, lvt)
+    vm.irq_line(0, True)
+    assert cpu.interrupt() == taken
+    vm.irq_line(0, False)
+
+
 # ---- the timer -------------------------------------------------------------------------------
 
 
@@ -186,6 +215,23 @@ def test_periodic_fires_again(cpu: BtVcpu) -> None:
     cpu.apic_write(TMICT, 0)
     time.sleep(0.0015)
     assert not cpu.poll_timer()
+
+
+def test_a_change_of_mode_loses_no_interrupt(cpu: BtVcpu) -> None:
+    """A one-shot that expired before anybody looked fires, and does not begin again."""
+    cpu.apic_write(LVT_TIMER, 0x50)
+    cpu.apic_write(TDCR, 0xB)
+    cpu.apic_write(TMICT, 1000)
+    time.sleep(0.001)
+    cpu.apic_write(LVT_TIMER, PERIODIC | 0x50)
+    assert (cpu.interrupt(), cpu.apic_read(TMCCT)) == (0x50, 0)
+
+
+def test_a_short_period_counts_no_higher_than_asked(cpu: BtVcpu) -> None:
+    cpu.apic_write(LVT_TIMER, PERIODIC | MASKED | 0x50)
+    cpu.apic_write(TDCR, 0xB)
+    cpu.apic_write(TMICT, 4096)
+    assert cpu.apic_read(TMCCT) <= 4096
 
 
 def test_deadline(cpu: BtVcpu) -> None:
@@ -222,7 +268,7 @@ def test_a_new_tsc_moves_the_deadline(cpu: BtVcpu) -> None:
         pytest.param(0x808, 0x100, False, id="tpr-reserved"),
         pytest.param(0x80D, 1, False, id="ldr-read-only"),
         pytest.param(0x80E, 0, False, id="no-dfr"),
-        pytest.param(0x82F, 0, False, id="no-cmci"),
+        pytest.param(0x82F, 1 << 17, False, id="cmci-reserved"),
         pytest.param(0x830, 1 << 13, False, id="icr-reserved"),
         pytest.param(0x831, 0, False, id="no-icr2"),
         pytest.param(0x832, 1 << 32, False, id="lvt-high-half"),

@@ -184,6 +184,10 @@ CONTROL = (
       cr4=UMIP),
     M("hypercall: an unknown number", "long", "mov eax, -1; hex 0f01c1; report64 rax; end",
       (-1000, 0xFFFFFFFF)),
+    M("hypercall: an interrupt to the CPUs of a bitmap", "long",
+      APIC_ON + "mov eax, 10; mov ebx, 1; xor ecx, ecx; xor edx, edx; mov esi, 0x41; hex 0f01c1;"
+      "report eax; mov eax, 10; mov edx, -1; mov ebx, -1; hex 0f01c1; report eax; sti; nop; nop;"
+      "cli; end; h: report 0x41; iretq", (1, 0, 0x41), irqchip=True, gates={0x41: Gate("h")}),
 )  # fmt: skip
 
 EDGE = (
@@ -479,18 +483,18 @@ APIC = (
       "mov dword [rbx+0x80], 0x7A; mov rax, cr8; report eax; end", (0x50, 7), irqchip=True),
     M("apic: x2APIC registers that are not there, or one way only", "long",
       X2APIC_ON + "".join(f"mov ecx, {i:#x}; rdmsr;" for i in
-                          (0x80B, 0x83F, 0x809, 0x80C, 0x80E, 0x831, 0x82F, 0x840, 0x8FF, 0x801)) +
+                          (0x80B, 0x83F, 0x809, 0x80C, 0x80E, 0x831, 0x840, 0x8FF, 0x801)) +
       "report r15d; xor eax, eax; xor edx, edx; xor r15d, r15d;"
       + "".join(f"mov ecx, {i:#x}; wrmsr;" for i in
-                (0x802, 0x803, 0x80A, 0x80D, 0x810, 0x818, 0x820, 0x839, 0x831, 0x82F, 0x8FF)) +
-      "report r15d; end;" + COUNT_GP, (10, 11), irqchip=True, gates={13: Gate("g")}),
+                (0x802, 0x803, 0x80A, 0x80D, 0x810, 0x818, 0x820, 0x839, 0x831, 0x8FF)) +
+      "report r15d; end;" + COUNT_GP, (9, 10), irqchip=True, gates={13: Gate("g")}),
     M("apic: x2APIC registers that can be read and take zero", "long",
       X2APIC_ON + "".join(f"mov ecx, {i:#x}; rdmsr;" for i in
                           (0x802, 0x803, 0x808, 0x80A, 0x80D, 0x80F, 0x810, 0x817, 0x818, 0x820,
-                           0x828, 0x830, *range(0x832, 0x83A), 0x83E)) +
+                           0x828, 0x82F, 0x830, *range(0x832, 0x83A), 0x83E)) +
       "xor eax, eax; xor edx, edx;"
       + "".join(f"mov ecx, {i:#x}; wrmsr;" for i in
-                (0x808, 0x80B, 0x80F, 0x828, *range(0x832, 0x839), 0x83E)) +
+                (0x808, 0x80B, 0x80F, 0x828, 0x82F, *range(0x832, 0x839), 0x83E)) +
       "report r15d; end;" + COUNT_GP, (0,), irqchip=True, gates={13: Gate("g")}),
     M("apic: x2APIC MSRs in xAPIC mode", "long",
       "".join(f"mov ecx, {i:#x}; rdmsr; wrmsr;" for i in (0x802, 0x808, 0x830, 0x83F)) +
@@ -550,6 +554,9 @@ APIC = (
       "mov dword [rbx+0x310], 0; mov dword [rbx+0x300], 0x4044; nop; report 2; end;"
       "h: report 0x44;" + EOI + "iretq",
       (0x05000000, 0x44, 1, 2), irqchip=True, gates={0x44: Gate("h")}),
+    M("apic: an NMI to itself needs a destination, not the shorthand", "long",
+      APIC_ON + "mov dword [rbx+0x300], 0x40400; nop; nop; report 1; mov dword [rbx+0x300], 0x400;"
+      "nop; report 3; end; h: report 2; iretq", (1, 2, 3), irqchip=True, gates={2: Gate("h")}),
     M("apic: an illegal vector is an error", "long",
       APIC_ON + "mov dword [rbx+0x280], 0;" + SELF.format("0x44005") +
       "mov dword [rbx+0x280], 0; report dword [rbx+0x280]; end", (0x20,), irqchip=True),

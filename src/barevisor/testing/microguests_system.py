@@ -224,6 +224,14 @@ GATES = (
 )  # fmt: skip
 
 STEPPING = (
+    M("compat: syscall is undefined until CSTAR is set", "long",
+      "writemsr 0xC0000081,0,0x180008; writemsr 0xC0000084,0x200,0;"
+      "push UDATA; push USTACK_; push 2; push UCODE32; push u; iretq; bits 32;"
+      "u: syscall; nop; syscall; c: hlt; bits 64; h: mov rax, rcx; report eax; report cs;"
+      "end; g: add qword [rsp], 2; mov ecx, 0xC0000083; mov eax, h; xor edx, edx; wrmsr; report 6;"
+      "iretq", (6, "c", 0x08), gates={6: Gate("g")},
+      not_emulated="runs user code directly and wants KVM's own user selectors",
+      not_nested="lets SYSCALL run"),
     M("debug: syscall that masks TF is not stepped, sysret brings the trap", "long",
       "writemsr 0xC0000081,0,0x230008; writemsr 0xC0000082,e,0; writemsr 0xC0000084,0x100,0;"
       "push UDATA; push USTACK_; push 0x102; push UCODE64; push u; iretq;"

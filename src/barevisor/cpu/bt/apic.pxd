@@ -60,6 +60,9 @@ cdef int apic_timer_poll(Cpu* cpu, u64 now) noexcept nogil
 cdef void apic_accept(Cpu* cpu, u32 mode, u32 vector, u32 level) noexcept nogil
 cdef int deliver(Vm* vm, u32 dest, u32 logical, u32 mode, u32 vector, u32 level) noexcept nogil
 cdef void msi_deliver(Vm* vm, u64 address, u32 data) noexcept nogil
+# Any thread: INTR of the 8259 pair rose.
+cdef void lint0_rose(Vm* vm) noexcept nogil
+cdef u64 pv_send_ipi(Cpu* cpu, u64 low, u64 high, u64 first, u64 icr) noexcept nogil
 cdef void wake(Cpu* cpu, u32 bits) noexcept nogil
 # The register page of KVM_GET_LAPIC: 1 KiB
 cdef void apic_save(Cpu* cpu, u8* page) noexcept nogil
@@ -67,7 +70,7 @@ cdef void apic_load(Cpu* cpu, const u8* page) noexcept nogil
 
 # --- inside apic.py
 cdef enum:
-    APIC_VERSION = 0x50014   # integrated, LVT entries 0 to 5
+    APIC_VERSION = 0x60014   # integrated, LVT entries 0 to 6
     BUS_KHZ = 1000000        # timer input clock, as leaf 0x40000010 announces
     SVR_ENABLED = 0x100
     ESR_SENT_ILLEGAL = 0x20

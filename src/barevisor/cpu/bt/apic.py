@@ -70,7 +70,7 @@ def ppr(a):
 
 def apic_reset(cpu, init):
     """SDM, "Local APIC State After Power-Up or Reset" and, for `init`, "... After an INIT
-    Reset". LINT0 of CPU 0 starts as ExtINT: the virtual wire that firmware would set up."""
+    Reset". At power-up LINT0 of CPU 0 is ExtINT: the virtual wire that firmware would set up."""
     a: cython.pointer(Apic) = cpu.apic
     memset(a, 0, cython.sizeof(Apic))
     a.id = cpu.index
@@ -79,13 +79,12 @@ def apic_reset(cpu, init):
     i: cython.int
     for i in range(7):
         a.lvt[i] = LVT_MASKED
-    if cpu.index == 0:
-        a.lvt[LVT_LINT0] = DELIVER_EXTINT << 8
     cpu.timer_deadline = NEVER
     if not init:
         cpu.apic_base = BASE_ADDRESS | BASE_ENABLED
         if cpu.index == 0:
             cpu.apic_base |= BASE_BSP
+            a.lvt[LVT_LINT0] = DELIVER_EXTINT << 8
 
 
 # ---- accepting interrupts --------------------------------------------------------------------
@@ -113,6 +112,21 @@ def apic_accept(cpu, mode, vector, level):
     elif mode == DELIVER_SIPI:
         cpu.sipi_vector = vector
         wake(cpu, ATT_SIPI)
+
+
+def lint0_rose(vm):
+    """The 8259 pair's INTR rose, which is wired to LINT0 of CPU 0. As ExtINT it is asked when the
+    CPU can take it (apic_pending); in the other modes its edge is a message (SDM, "Local Vector
+    Table")."""
+    cpu: cython.pointer(Cpu) = vm.cpus[0]
+    lvt: u32
+    if cpu == cython.NULL:
+        return
+    lvt = cpu.apic.lvt[LVT_LINT0]
+    if not cpu.apic_base & BASE_ENABLED or (lvt >> 8 & 7) == DELIVER_EXTINT:
+        wake(cpu, ATT_INTERRUPT)
+    elif not lvt & LVT_MASKED:
+        apic_accept(cpu, lvt >> 8 & 7, lvt & 0xFF, 0)
 
 
 def raise_error(cpu, bit):
@@ -203,11 +217,33 @@ def send(cpu, low, dest, wide):
     if shorthand == 0:
         deliver_wide(vm, dest, low >> 11 & 1, wide, mode, vector, 0)
     elif shorthand == 1:
-        apic_accept(cpu, mode, vector, 0)
+        # Only a fixed interrupt can be sent so (SDM, "Valid Combinations for the ... ICR").
+        if mode == DELIVER_FIXED:
+            apic_accept(cpu, mode, vector, 0)
     else:
         for i in range(vm.ncpus):
             if vm.cpus[i] != cython.NULL and (shorthand == 2 or vm.cpus[i] != cpu):
                 apic_accept(vm.cpus[i], mode, vector, 0)
+
+
+def pv_send_ipi(cpu, low, high, first, icr):
+    """KVM_HC_SEND_IPI (Linux Documentation/virt/kvm/x86/hypercalls.rst): to the CPUs of a bitmap
+    that starts at APIC ID `first`. How many took it, or -KVM_EINVAL."""
+    vm: cython.pointer(Vm) = cpu.vm
+    mode: u32 = cython.cast(u32, icr >> 8) & 7
+    count: u64 = 0
+    n: u64
+    i: u32
+    if mode != DELIVER_FIXED and mode != DELIVER_NMI:
+        return 0 - cython.cast(u64, 22)
+    for i in range(vm.ncpus):
+        n = cython.cast(u64, i) - first
+        if vm.cpus[i] == cython.NULL or n >= 128:
+            continue
+        if ((low >> n) if n < 64 else (high >> (n - 64))) & 1:
+            apic_accept(vm.cpus[i], mode, cython.cast(u32, icr) & 0xFF, 0)
+            count += 1
+    return count
 
 
 # ---- delivery and end of interrupt -----------------------------------------------------------
@@ -333,15 +369,16 @@ def timer_start(cpu, count):
 
 
 def timer_count(cpu):
-    """The current-count register."""
+    """The current-count register, never above the initial count (a period may be longer than
+    was asked for)."""
     now: u64 = host_tsc()
+    left: u64
     if cpu.apic.lvt[LVT_TIMER] & TIMER_DEADLINE or cpu.timer_deadline == NEVER:
         return 0
     if cpu.timer_deadline <= now:
         return 0
-    return cython.cast(
-        u32, (cpu.timer_deadline - now) * BUS_KHZ / cpu.vm.tsc_khz / divided(cpu.apic)
-    )
+    left = (cpu.timer_deadline - now) * BUS_KHZ / cpu.vm.tsc_khz / divided(cpu.apic)
+    return cython.cast(u32, min(left, cython.cast(u64, cpu.apic.tmict)))
 
 
 def apic_timer_poll(cpu, now):
@@ -400,6 +437,8 @@ def write_lvt(cpu, entry, value):
     value &= lvt_writable(entry)
     if not a.svr & SVR_ENABLED:
         value |= LVT_MASKED
+    if entry == LVT_TIMER:
+        apic_timer_poll(cpu, host_tsc())  # what has expired is the old mode's
     a.lvt[entry] = value
     if entry == LVT_TIMER and (old ^ value) & TIMER_DEADLINE:
         timer_stop(cpu)
@@ -416,7 +455,7 @@ def write_svr(cpu, value):
     i: cython.int
     cpu.apic.svr = value & 0x1FF
     if not value & SVR_ENABLED:
-        for i in range(1, 7):
+        for i in range(7):
             cpu.apic.lvt[i] |= LVT_MASKED
 
 
@@ -434,6 +473,8 @@ def read_register(cpu, number, value):
         value[0] = a.irr[number - 0x20]
     elif 0x32 <= number < 0x38:
         value[0] = a.lvt[number - 0x31]
+    elif number == 0x2F:
+        value[0] = a.lvt[LVT_CMCI]
     elif number == 0x02:
         value[0] = cpu.index if x2 else a.id << 24
     elif number == 0x03:
@@ -477,6 +518,8 @@ def write_register(cpu, number, value):
         eoi(cpu)
     elif 0x32 <= number < 0x38:
         write_lvt(cpu, number - 0x31, value)
+    elif number == 0x2F:
+        write_lvt(cpu, LVT_CMCI, value)
     elif number == 0x08:
         apic_set_tpr(cpu, value & 0xFF)
     elif number == 0x0F:
@@ -489,6 +532,7 @@ def write_register(cpu, number, value):
             a.tmict = value
             timer_start(cpu, value)
     elif number == 0x3E:
+        apic_timer_poll(cpu, host_tsc())
         left: u32 = timer_count(cpu)
         a.tdcr = value & 0xB
         if left:
@@ -540,6 +584,8 @@ def x2_reserved(number):
         return NEVER
     if 0x32 <= number < 0x38:
         return ~cython.cast(u64, lvt_writable(number - 0x31) | 0x1000)
+    if number == 0x2F:
+        return ~cython.cast(u64, lvt_writable(LVT_CMCI) | 0x1000)
     if number == 0x08 or number == 0x3F:
         return ~cython.cast(u64, 0xFF)
     if number == 0x0F:
@@ -640,6 +686,7 @@ def apic_load(cpu, page):
     a.tdcr = word[0x3E * 4] & 0xB
     for i in range(1, 7):
         a.lvt[i] = word[(0x31 + i) * 4] & lvt_writable(i)
+    a.lvt[LVT_CMCI] = word[0x2F * 4] & lvt_writable(LVT_CMCI)
     a.tmict = word[0x38 * 4]
     timer_start(cpu, word[0x39 * 4])
     wake(cpu, ATT_INTERRUPT)

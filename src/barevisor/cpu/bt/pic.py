@@ -7,7 +7,7 @@ import cython
 from cython.cimports.barevisor.cpu.bt.apic import (
     __sync_lock_release,
     __sync_lock_test_and_set,
-    wake,
+    lint0_rose,
 )
 from cython.cimports.libc.string import memset
 
@@ -96,8 +96,8 @@ def pic_line(vm, irq, level):
     set_line(cython.address(vm.pics[irq >> 3 & 1]), irq & 7, level)
     rose = settle(vm)
     unlock(vm)
-    if rose and vm.cpus[0] != cython.NULL:
-        wake(vm.cpus[0], ATT_INTERRUPT)
+    if rose:
+        lint0_rose(vm)
 
 
 # ---- acknowledge and end ---------------------------------------------------------------------
@@ -229,5 +229,5 @@ def pic_write(vm, port, value):
         write_command(cython.address(vm.pics[which]), value)
     rose = settle(vm)
     unlock(vm)
-    if rose and vm.cpus[0] != cython.NULL:
-        wake(vm.cpus[0], ATT_INTERRUPT)
+    if rose:
+        lint0_rose(vm)

@@ -31,13 +31,14 @@ def enter_flat(cpu, selector, cpl, long_code):
 
 
 def h_syscall(cpu, op):
-    """SDM, SYSCALL: 64-bit mode only on Intel; on AMD also from compatibility mode, by CSTAR.
+    """SDM, SYSCALL: 64-bit mode only on Intel; on AMD also from compatibility mode, by CSTAR,
+    whose use by a system says that it wants that (Linux leaves it 0 where the vendor is Intel).
     TF counts as it is afterwards, here and in SYSRET: the system masks it at entry, and the trap
     comes when SYSRET restores it."""
     flags: u64 = get_rflags(cpu)
     if not in_long(cpu) or not cpu.efer & EFER_SCE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
-    if not in_code64(cpu) and is_intel(cpu):
+    if not in_code64(cpu) and is_intel(cpu) and not cpu.cstar:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     cpu.regs[1] = next_ip(cpu, op)
     cpu.regs[11] = flags & ~cast(u64, FLAG_RF)
@@ -114,12 +115,29 @@ def h_sysexit(cpu, op):
     return ST_NEXT
 
 
+def send_ipi(cpu):
+    """KVM_HC_SEND_IPI: RBX and RCX are the bitmap, RDX the APIC ID of its first bit, RSI is ICR;
+    outside 64-bit mode each is a word."""
+    word: u64 = cast(u64, 0xFFFFFFFF)
+    low: u64 = cpu.regs[3]
+    high: u64 = cpu.regs[1]
+    if in_code64(cpu):
+        return pv_send_ipi(cpu, low, high, cpu.regs[2], cpu.regs[6])
+    return pv_send_ipi(cpu, low & word | high << 32, 0, cpu.regs[2] & word, cpu.regs[6])
+
+
 def h_vmcall(cpu, op):
-    """KVM hypercalls (Linux Documentation/virt/kvm/x86/hypercalls.rst): none is announced, so
-    each answers -KVM_ENOSYS (-KVM_EPERM from user mode) in the caller's width."""
+    """KVM hypercalls (Linux Documentation/virt/kvm/x86/hypercalls.rst): the others answer
+    -KVM_ENOSYS (any of them -KVM_EPERM from user mode) in the caller's width. RBX, RCX, RDX and
+    RSI have the arguments."""
     answer: u64 = 0 - cast(u64, 1000)
+    number: u64 = cpu.regs[0] if in_code64(cpu) else cast(u32, cpu.regs[0])
     if cpu.cpl != 0:
         answer = 0 - cast(u64, 1)
+    elif number == HC_VAPIC_POLL_IRQ or number == HC_SCHED_YIELD:
+        answer = 0
+    elif number == HC_SEND_IPI and cpu.vm.irqchip:
+        answer = send_ipi(cpu)
     write_reg(cpu, 0, 8 if in_code64(cpu) else 4, answer)
     return finish(cpu, op)
 

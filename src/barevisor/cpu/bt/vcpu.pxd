@@ -14,6 +14,9 @@ cdef extern from "poll.h":
     int POLLIN
     int ppoll(pollfd* fds, unsigned long count, timespec* timeout, void* signals) nogil
 
+cdef extern from "immintrin.h":
+    void _mm_pause() nogil
+
 cdef enum:                   # why a sleep ended
     WOKE = 0                 # an interrupt or NMI is deliverable: execute
     WOKE_KICK = 1
@@ -22,6 +25,7 @@ cdef enum:                   # why a sleep ended
     WOKE_NEVER = 4           # nothing can end this sleep
 
 cdef int wait_readable(int fd, i64 ns) noexcept nogil
+cdef int spin(Cpu* cpu) noexcept nogil
 cdef int why_awake(Cpu* cpu) noexcept nogil
 cdef int sleep_until_woken(Cpu* cpu) noexcept nogil
 cdef int run_guest(Cpu* cpu) noexcept nogil

@@ -51,6 +51,7 @@ from barevisor.cpu.x86 import cpuid
 from barevisor.errors import EngineError
 
 NS_IN_S = cython.declare("i64", 1_000_000_000)
+SPIN_NS = cython.declare("i64", 60_000)  # about what a sleep in the kernel oversleeps
 NEVER = cython.declare("u64", 0xFFFFFFFFFFFFFFFF)
 PHYS_MASK = cython.declare("u64", (1 << cpuid.PHYSICAL_BITS) - 1)
 
@@ -94,6 +95,13 @@ def why_awake(cpu):
     return WOKE_NEVER if cpu.vm.ncpus == 1 else -1
 
 
+def spin(cpu):
+    """Until the timer expires or somebody wakes this CPU: sooner than a sleep would end."""
+    while host_tsc() < cpu.timer_deadline and not cpu.attention:
+        _mm_pause()
+    return 0
+
+
 def sleep_until_woken(cpu):
     """Sleep in the kernel until why_awake has an answer, which is returned."""
     why: cython.int
@@ -118,7 +126,10 @@ def sleep_until_woken(cpu):
                 ) * 1_000_000 + (
                     (cpu.timer_deadline - now) % cpu.vm.tsc_khz * 1_000_000 // cpu.vm.tsc_khz
                 )
-        why = wait_readable(cpu.wake_fd, ns)
+        if 0 <= ns < SPIN_NS:
+            why = spin(cpu)
+        else:
+            why = wait_readable(cpu.wake_fd, ns)
         cpu.sleeping = 0
         read(cpu.wake_fd, cython.address(woken), 8)  # non-blocking
         if why < 0:
