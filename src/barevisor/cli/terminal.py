@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import termios
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -16,6 +14,9 @@ ESCAPES = 3
 @contextmanager
 def raw_mode(fd: int) -> Iterator[None]:
     """Every key goes to the guest, ^C too."""
+    import termios  # only when there is a terminal
+    import tty
+
     before = termios.tcgetattr(fd)
     tty.setraw(fd, termios.TCSADRAIN)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,8 @@ class BtEngine:
 
     def probe(self) -> str:
         """See Engine.probe: an x86-64 host that lets us map code which was just written."""
-        if platform.machine() not in ("x86_64", "AMD64"):
-            return f"the bt engine runs x86-64 guests on x86-64 hosts, not on {platform.machine()}"
+        if (host := os.uname().machine) != "x86_64":
+            return f"the bt engine runs x86-64 guests on x86-64 hosts, not on {host}"
         from barevisor.cpu.bt.codemem import CodeMemory
 
         try:
