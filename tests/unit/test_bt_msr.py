@@ -195,6 +195,7 @@ def test_refused_state(cpu: BtVcpu, broken: dict[str, object]) -> None:
         cpu.set_state(state)
 
 
-def test_one_cpu_only() -> None:
-    with pytest.raises(EngineError, match="1 CPU"):
-        BtEngine().create_vm(MachineSpec(cpus=2))
+@pytest.mark.parametrize("cpus", [0, 65])
+def test_how_many_cpus(cpus: int) -> None:
+    with pytest.raises(EngineError, match="1 to 64"):
+        BtEngine().create_vm(MachineSpec(cpus=cpus))

@@ -31,7 +31,6 @@ class ThunkCpu:
         self.code = CodeMemory(1 << 20)
         memset(address(self.block), 0, cython.sizeof(Block))
         self.block.count = 1
-        self.cpu.block = address(self.block)
         fpu_reset(self.cpu)
 
     def __dealloc__(self):

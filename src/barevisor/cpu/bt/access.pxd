@@ -119,6 +119,18 @@ cdef inline int store(Cpu* cpu, u64 va, u32 size, void* data) noexcept nogil:
     return store_slow(cpu, va, size, data, cpu.mmu_idx)
 
 
+cdef inline bint want_alone(Cpu* cpu, Op* op) noexcept nogil:
+    """Must this read-modify-write, which does not go to RAM in one step, run while the other CPUs
+    stand still? Then leave with ST_NEXT: the dispatcher runs it again so."""
+    if cpu.vm.ncpus == 1 or cpu.exclusive == 2:
+        return False
+    # LOCK, or XCHG, which needs none
+    if op.prefixes & PFX_LOCK or (op.opcode & 0xFE) == 0x86:
+        cpu.exclusive = 1
+        return True
+    return False
+
+
 cdef inline u64 get_rflags(Cpu* cpu) noexcept nogil:
     return ((cpu.fl >> 8) & 0xD5) | ((cpu.fl & 1) << 11) | cpu.sysflags | 2
 

@@ -8,6 +8,7 @@ its xAPIC offset / 16, which is also its x2APIC MSR - 0x800. C signatures are in
 import cython
 from cython.cimports.barevisor.cpu.bt.clock import guest_ram
 from cython.cimports.barevisor.cpu.bt.pic import pic_ack
+from cython.cimports.barevisor.cpu.bt.safepoint import ask
 from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_tsc
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.posix.unistd import write
@@ -26,9 +27,7 @@ ICR_RESERVED = cython.declare("u64", 0xFFF32000)
 def wake(cpu, bits):
     """Any thread: `bits` (ATT_*) are seen at the next poll, or end a sleep in HLT."""
     one: u64 = 1
-    __sync_fetch_and_or(cython.address(cpu.attention), bits)
-    cpu.budget = -1
-    __sync_synchronize()
+    ask(cpu, bits)
     if cpu.sleeping:
         write(cpu.wake_fd, cython.address(one), 8)
 

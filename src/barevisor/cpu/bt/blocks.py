@@ -7,6 +7,10 @@ dropped at once (drop_code). Stores to a page that holds blocks take mmu.py's sl
 drops what they overlap. An instruction that crosses into another page is a block of its own
 that keeps a copy of its bytes and compares them before each run.
 
+All CPUs share the cache. Looking up takes no lock: a block is complete before it is hashed, and a
+dead one keeps its place in the chain that a reader may stand at. codepages.py says why a CPU
+never runs what is not there any more, safepoint.py how the lock works.
+
 bind.py turns each decoded instruction into an Op; this file finds, builds and drops blocks.
 """
 
@@ -14,14 +18,21 @@ import cython
 from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.bind import bind_block, bind_bytes
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMem, code_reset
-from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
-from cython.cimports.barevisor.cpu.bt.mmu import (
+from cython.cimports.barevisor.cpu.bt.codepages import (
     block_hash,
     find_slot,
-    forget_jumps,
+    unhash,
     watch_code_page,
 )
+from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
 from cython.cimports.barevisor.cpu.bt.mmu import fetch as fetch_code
+from cython.cimports.barevisor.cpu.bt.mmu import forget_jumps
+from cython.cimports.barevisor.cpu.bt.safepoint import (
+    resume_others,
+    stop_others,
+    vm_lock,
+    vm_unlock,
+)
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.libc.string import memcmp, memcpy, memset
@@ -34,7 +45,7 @@ PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 @cython.nogil
 @cython.exceptval(check=False)
 def _lookup(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer(Block):
-    block: cython.pointer(Block) = vm.hash[block_hash(host)]
+    block: cython.pointer(Block) = acquire(cython.address(vm.hash[block_hash(host)]), ACQUIRE)
     while block != cython.NULL and (block.host != host or block.mode != mode):
         block = block.hash_next
     return block
@@ -47,7 +58,12 @@ def go(cpu: cython.pointer(Cpu), target: u64) -> cython.int:
     """Run the block at `target` if this branch was looked up before; else look it up."""
     jump: cython.pointer(Jump) = cython.address(cpu.jumps[(target ^ (target >> 11)) & 1023])
     cpu.budget -= 1
-    if jump.target == target and jump.stamp == cpu.stamps[target >> 63] and cpu.budget >= 0:
+    if (
+        jump.target == target
+        and jump.stamp == cpu.stamps[target >> 63]
+        and (cpu.budget | cpu.urgent) >= 0
+        and jump.block.valid
+    ):
         cpu.regs[REG_RIP] = target
         cpu.icount += jump.block.count
         return jump.block.ops[0].handler(cpu, jump.block.ops)
@@ -64,10 +80,10 @@ def _go_slow(cpu: cython.pointer(Cpu), target: u64, jump: cython.pointer(Jump)) 
     entry: cython.pointer(ItlbEntry) = cython.address(cpu.itlb[(va >> 12) & (TLB_SIZE - 1)])
     block: cython.pointer(Block)
     cpu.rip = target
-    if cpu.budget < 0 or va - entry.tag > 0xFFF or cpu.mode & MODE_LEGACY:
+    if (cpu.budget | cpu.urgent) < 0 or va - entry.tag > 0xFFF or cpu.mode & MODE_LEGACY:
         return ST_NEXT
     block = _lookup(cpu.vm, entry.host + (va & 0xFFF), cpu.mode)
-    if block == cython.NULL or block.host2:
+    if block == cython.NULL or block.crosses:
         return ST_NEXT
     jump.target = target
     jump.stamp = cpu.stamps[target >> 63]
@@ -100,18 +116,69 @@ def find_or_build(
         return status
     block = _lookup(cpu.vm, host, mode)
     if block != cython.NULL:
-        if block.host2 == 0 or _still_same(cpu, block, va):
+        changed: cython.int = block.crosses and _changed(cpu, block, va)
+        if changed == 0:
             out[0] = block
             return 0
-        if block.host2 == 1:  # the second page is not executable any more, or not RAM
-            block.host2 = 2
+        if changed < 0:  # the second page is not executable any more, or not RAM
             return ST_EXIT if cpu.exit_reason else ST_FAULT
-        _forget(cpu, block)
-    status = _build(cpu, va, host, gpa, mode, out)
+    return _make(cpu, va, host, gpa, mode, block, out)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _make(
+    cpu: cython.pointer(Cpu),
+    va: u64,
+    host: u64,
+    gpa: u64,
+    mode: u32,
+    old: cython.pointer(Block),
+    out: cython.pointer(cython.pointer(Block)),
+) -> cython.int:
+    """Build what was not found (`old`: or found changed), and drop all code where it must be."""
+    vm: cython.pointer(Vm) = cpu.vm
+    flushes: u32 = vm.flushes
+    status: cython.int = _build_locked(cpu, va, host, gpa, mode, old, out)
     if status == ST_EXIT and cpu.exit_reason == EXIT_CACHE_FULL:
         cpu.exit_reason = EXIT_NONE
-        drop_code(cpu.vm)
+        stop_others(vm, cpu)
+        if vm.flushes == flushes:
+            drop_code(vm)
+        resume_others(vm, cpu)
+        status = _build_locked(cpu, va, host, gpa, mode, cython.NULL, out)
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _build_locked(
+    cpu: cython.pointer(Cpu),
+    va: u64,
+    host: u64,
+    gpa: u64,
+    mode: u32,
+    old: cython.pointer(Block),
+    out: cython.pointer(cython.pointer(Block)),
+) -> cython.int:
+    """Another CPU may have been quicker."""
+    vm: cython.pointer(Vm) = cpu.vm
+    slot: cython.pointer(Slot) = find_slot(vm, gpa)
+    block: cython.pointer(Block)
+    status: cython.int = 0
+    vm_lock(vm, cpu)
+    if old != cython.NULL:
+        # A crossing block whose bytes changed; it stays in its page's list until that is dropped.
+        unhash(vm, old)
+    block = _lookup(vm, host, mode)
+    if block != cython.NULL and not block.crosses:
+        out[0] = block
+    else:
+        watch_code_page(cpu, slot, (gpa - slot.gpa) >> 12)
         status = _build(cpu, va, host, gpa, mode, out)
+    vm_unlock(vm)
     return status
 
 
@@ -127,39 +194,24 @@ def _second_page(cpu: cython.pointer(Cpu), va: u64) -> u64:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _still_same(cpu: cython.pointer(Cpu), block: cython.pointer(Block), va: u64) -> cython.int:
-    """Are a crossing instruction's bytes what they were? Sets host2 to 1 when a fetch faults."""
+def _changed(cpu: cython.pointer(Cpu), block: cython.pointer(Block), va: u64) -> cython.int:
+    """Are a crossing instruction's bytes other than they were? -1: its second page faults, or is
+    not RAM."""
     host: u64 = 0
     gpa: u64 = 0
     first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
     if fetch_code(cpu, _second_page(cpu, va), cython.address(host), cython.address(gpa)):
-        block.host2 = 1
-        return 0
-    block.host2 = host
+        return -1
     if memcmp(cython.cast(cython.p_void, block.host), cython.address(block.raw[0]), first):
-        return 0
+        return 1
     return (
         memcmp(
             cython.cast(cython.p_void, host),
             cython.address(block.raw[first]),
             block.size - first,
         )
-        == 0
+        != 0
     )
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _forget(cpu: cython.pointer(Cpu), dead: cython.pointer(Block)) -> cython.void:
-    """Take a crossing block out of the hash; it stays in its page's list until that is dropped."""
-    at: cython.pointer(cython.pointer(Block)) = cython.address(cpu.vm.hash[block_hash(dead.host)])
-    while at[0] != cython.NULL:
-        if at[0] == dead:
-            at[0] = dead.hash_next
-            dead.hash_next = cython.NULL
-            return
-        at = cython.address(at[0].hash_next)
 
 
 @cython.cfunc
@@ -270,20 +322,18 @@ def _finish_block(
     block.size = size if size else 1
     block.count = count + (1 if result else 0)
     block.valid = 1
-    block.epoch = cpu.epoch
     if raw != cython.NULL:
-        block.host2 = 3
+        block.crosses = 1
         memcpy(cython.address(block.raw[0]), raw, 15)
     if bind_block(cpu, block, insns, count, result):
         cpu.exit_reason = EXIT_CACHE_FULL
         return ST_EXIT
     vm.arena_used += need
     vm.nblocks += 1
-    watch_code_page(vm, slot, page)
     block.page_next = slot.page_blocks[page]
     slot.page_blocks[page] = block
     block.hash_next = vm.hash[block_hash(host)]
-    vm.hash[block_hash(host)] = block
+    publish(cython.address(vm.hash[block_hash(host)]), block, RELEASE)
     out[0] = block
     return 0
 
@@ -292,7 +342,7 @@ def _finish_block(
 @cython.nogil
 @cython.exceptval(check=False)
 def drop_code(vm: cython.pointer(Vm)) -> cython.void:
-    """Forget every block and thunk. No block may be running on any CPU."""
+    """See blocks.pxd."""
     i: cython.uint
     slot: cython.pointer(Slot)
     memset(vm.hash, 0, HASH_SIZE * cython.sizeof(cython.p_void))
@@ -302,10 +352,10 @@ def drop_code(vm: cython.pointer(Vm)) -> cython.void:
         memset(slot.page_blocks, 0, (slot.size >> 12) * cython.sizeof(cython.p_void))
     vm.arena_used = 0
     vm.nblocks = 0
+    vm.flushes += 1
     code_reset(cython.cast(cython.pointer(CodeMem), vm.code))
     for i in range(vm.ncpus):
         if vm.cpus[i] != cython.NULL:
-            vm.cpus[i].epoch += 1
             vm.cpus[i].link = cython.NULL
             forget_jumps(vm.cpus[i], 0)
             forget_jumps(vm.cpus[i], 1)

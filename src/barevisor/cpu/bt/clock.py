@@ -9,7 +9,7 @@ import time
 
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import __sync_synchronize
-from cython.cimports.barevisor.cpu.bt.mmu import code_written, find_slot
+from cython.cimports.barevisor.cpu.bt.codepages import code_written, find_slot
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc, tsc_delta
 from cython.cimports.posix.time import CLOCK_REALTIME, clock_gettime, timespec
 
@@ -123,7 +123,7 @@ def clock_write_system_time(cpu):
     to.flags = PVCLOCK_TSC_STABLE
     __sync_synchronize()
     to.version = version + 1
-    code_written(vm, gpa, cython.sizeof(PvClock))
+    code_written(vm, cpu, gpa, cython.sizeof(PvClock))
 
 
 def clock_write_wall(cpu, gpa):
@@ -146,4 +146,4 @@ def clock_write_wall(cpu, gpa):
     to.nsec = cython.cast(u32, ns % NS_IN_S)
     __sync_synchronize()
     to.version = version + 1
-    code_written(cpu.vm, gpa, cython.sizeof(WallClock))
+    code_written(cpu.vm, cpu, gpa, cython.sizeof(WallClock))

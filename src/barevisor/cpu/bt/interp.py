@@ -1,9 +1,10 @@
 """The dispatcher: find the next block, run it, deliver what it raised, poll for interrupts.
 
 Blocks link to each other and run without coming back here until their budget of block changes
-is used up; others set it below zero to be seen sooner. Whatever must happen between two
+is used up; others set cpu.urgent to be seen sooner. Whatever must happen between two
 instructions (an interrupt shadow, single step, a restarted access to a device) runs one
 instruction at a time: a block built with MODE_STEP, and a budget of 0 so that it links nowhere.
+So does a locked instruction that the host cannot do in one step, while all other CPUs stand still.
 """
 
 import cython
@@ -19,6 +20,15 @@ from cython.cimports.barevisor.cpu.bt.interrupts import (
     deliver_fault,
 )
 from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
+from cython.cimports.barevisor.cpu.bt.safepoint import (
+    SEQ_CST,
+    guest_enter,
+    guest_leave,
+    guest_poll,
+    resume_others,
+    stop_others,
+    swap64,
+)
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import STOP_NONE, STOP_STEP, STOP_WATCH, stop_here
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
@@ -35,9 +45,14 @@ def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
     """Between blocks: the clock, and what others asked for. ST_NEXT or ST_EXIT."""
     attention: u32
     cpu.budget = BUDGET
+    if cpu.urgent:
+        # A full barrier: who sets it after this has set `attention` for the next poll.
+        swap64(cython.address(cpu.urgent), 0, SEQ_CST)
     if cpu.timer_deadline != ~cython.cast(u64, 0):
         apic_timer_poll(cpu, host_tsc())
     attention = cpu.attention
+    if attention & (ATT_QUIET | ATT_STOP):
+        guest_poll(cpu)
     if attention & ATT_FLUSH:
         __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_FLUSH))
         tlb_flush(cpu, 0)
@@ -94,6 +109,7 @@ def _must_step(cpu: cython.pointer(Cpu)) -> u32:
         | (cpu.sysflags & FLAG_TF)
         | cython.cast(u32, cpu.dr[7] & DR7_ENABLED)
         | cpu.pending_db
+        | cpu.exclusive
     )
 
 
@@ -104,13 +120,18 @@ def _run_block(cpu: cython.pointer(Cpu), mode: u32) -> cython.int:
     """Find the block at cpu.rip, link the one before to it, and run from there."""
     block: cython.pointer(Block) = cython.NULL
     link: cython.pointer(cython.pointer(Block)) = cpu.link
-    epoch: u32 = cpu.epoch
+    flushes: u32 = cpu.vm.flushes
     status: cython.int
     cpu.link = cython.NULL
     status = find_or_build(cpu, mode, cython.address(block))
     if status:
         return status
-    if link != cython.NULL and cpu.epoch == epoch and block.host2 == 0 and not (mode & MODE_STEP):
+    if (
+        link != cython.NULL
+        and cpu.vm.flushes == flushes
+        and not block.crosses
+        and not (mode & MODE_STEP)
+    ):
         _link(cpu, link, block)
     cpu.regs[REG_RIP] = cpu.rip
     cpu.icount += block.count
@@ -129,10 +150,6 @@ def _link(
     source: cython.pointer(Block) = cpu.link_from
     if source.mode != block.mode or (source.host ^ block.host) & ~cython.cast(u64, 0xFFF):
         return
-    if source.epoch != cpu.epoch:
-        source.taken = cython.NULL
-        source.fall = cython.NULL
-        source.epoch = cpu.epoch
     link[0] = block
 
 
@@ -196,18 +213,32 @@ def _stepped(cpu: cython.pointer(Cpu)) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _alone(cpu: cython.pointer(Cpu)) -> cython.int:
+    """One instruction (see access.pxd, want_alone) while no other CPU runs any."""
+    status: cython.int
+    cpu.exclusive = 2
+    stop_others(cpu.vm, cpu)
+    status = _step(cpu)
+    resume_others(cpu.vm, cpu)
+    cpu.exclusive = 0
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """Runs with the guest's x87 state and MXCSR in the host's FPU."""
     status: cython.int
     cpu.link = cython.NULL
     while True:
-        if cpu.budget < 0 or cpu.attention:
+        if (cpu.budget | cpu.urgent) < 0 or cpu.attention:
             status = _poll(cpu)
             if status == ST_EXIT:
                 return status
         if _must_step(cpu):
-            status = _step(cpu)
-            if cpu.debug_step:
+            status = _alone(cpu) if cpu.exclusive else _step(cpu)
+            if cpu.debug_step and not cpu.exclusive:
                 _stepped(cpu)
         else:
             status = _run_block(cpu, cpu.mode)
@@ -227,5 +258,9 @@ def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.exceptval(check=False)
 def execute(cpu: cython.pointer(Cpu)) -> cython.int:
     """Run the guest until cpu.exit_reason says why it stopped."""
+    status: cython.int
     cpu.exit_reason = EXIT_NONE
-    return enter(cpu, _loop, cython.NULL)
+    guest_enter(cpu)
+    status = enter(cpu, _loop, cython.NULL)
+    guest_leave(cpu)
+    return status

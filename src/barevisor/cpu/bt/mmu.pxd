@@ -1,15 +1,13 @@
 from barevisor.cpu.bt.state cimport *
 
 cdef extern from *:
-    u64 __sync_fetch_and_or(u64* at, u64 bits) nogil
-    u32 __sync_fetch_and_or_4(u32* at, u32 bits) nogil
+    u8 __sync_fetch_and_or_1(u8* at, u8 bits) nogil
+    bint __sync_bool_compare_and_swap_8(u64* at, u64 old, u64 new) nogil
+    bint __sync_bool_compare_and_swap_4(u32* at, u32 old, u32 new) nogil
     int __builtin_ctzll(unsigned long long x) nogil
 
-
-cdef inline u32 block_hash(u64 host) noexcept nogil:
-    """Where Vm.hash keeps the blocks that start at host address `host`."""
-    return <u32> ((host ^ (host >> HASH_BITS)) & (HASH_SIZE - 1))
-
+cdef enum:
+    WALK_AGAIN = 100         # beside ST_*: an entry changed under the walk
 
 cdef enum:                   # access kinds
     ACCESS_READ = 0
@@ -37,6 +35,12 @@ cdef int prime_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
 # System structures: whatever the CPL, read/written as supervisor (implicit access)
 cdef int load_system(Cpu* cpu, u64 va, u32 size, void* out) noexcept nogil
 cdef int store_system(Cpu* cpu, u64 va, u32 size, void* data) noexcept nogil
+# Set bits of one byte of a descriptor (accessed, busy) in one step, as other CPUs see it
+cdef int set_system(Cpu* cpu, u64 va, u8 bits) noexcept nogil
+# For a read-modify-write of RAM in one page that the TLB does not allow (a code page), after
+# prime_write: the host address, with vm.lock held until vm_unlock, the page's blocks that the store
+# changes killed (cpu.dropped: any). NULL, and no lock, where it must go by load_slow and store_slow.
+cdef u8* hold(Cpu* cpu, u64 va, u32 size) noexcept nogil
 # Legacy-mode segment limit and rights for [offset, offset+size) of segment `seg`:
 # 0, or ST_FAULT with #GP(0)/#SS(0) set
 cdef int check_segment(Cpu* cpu, u32 seg, u64 offset, u32 size, u32 write) noexcept nogil
@@ -45,11 +49,6 @@ cdef void tlb_flush_page(Cpu* cpu, u64 va) noexcept nogil
 # A code page of the current privilege: host address of the byte at linear `va`. 0 or ST_FAULT;
 # code outside RAM sets EXIT_INTERNAL and returns ST_EXIT.
 cdef int fetch(Cpu* cpu, u64 va, u64* host, u64* gpa) noexcept nogil
-cdef Slot* find_slot(Vm* vm, u64 gpa) noexcept nogil
 cdef u8* phys_to_host(Vm* vm, u64 gpa, u64* bytes_left) noexcept nogil
-# Blocks made from [gpa, gpa+size) are stale. 1 if any was dropped.
-cdef int code_written(Vm* vm, u64 gpa, u64 size) noexcept nogil
-# Blocks are about to be made from this page: stores to it must take the slow path
-cdef void watch_code_page(Vm* vm, Slot* slot, u64 page) noexcept nogil
-# Blocks died, or translations of the lower (0) or upper (1) half of the address space changed
+# Translations of the lower (0) or upper (1) half of the address space changed
 cdef void forget_jumps(Cpu* cpu, u64 half) noexcept nogil

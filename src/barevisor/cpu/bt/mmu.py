@@ -12,6 +12,8 @@ start. A memory-mapped store is the last thing an instruction does, so it leaves
 """
 
 import cython
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot, kill_range, may_write
+from cython.cimports.barevisor.cpu.bt.safepoint import vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import (
     STOP_ON_READ,
@@ -56,20 +58,6 @@ def install_hooks(apic_read: int, apic_write: int, data_break: int) -> None:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def find_slot(vm: cython.pointer(Vm), gpa: u64) -> cython.pointer(Slot):
-    """The slot that backs `gpa`, or NULL."""
-    i: cython.uint
-    slot: cython.pointer(Slot)
-    for i in range(vm.nslots):
-        slot = cython.address(vm.slots[i])
-        if gpa - slot.gpa < slot.size:
-            return slot
-    return cython.NULL
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
 def phys_to_host(
     vm: cython.pointer(Vm), gpa: u64, bytes_left: cython.pointer(u64)
 ) -> cython.pointer(u8):
@@ -79,92 +67,6 @@ def phys_to_host(
         return cython.NULL
     bytes_left[0] = slot.size - (gpa - slot.gpa)
     return cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def code_written(vm: cython.pointer(Vm), gpa: u64, size: u64) -> cython.int:
-    """Drop the blocks that overlap [gpa, gpa+size). 1 if any was dropped."""
-    dropped: cython.int = 0
-    end: u64 = gpa + size
-    page: u64
-    slot: cython.pointer(Slot)
-    while gpa < end:
-        slot = find_slot(vm, gpa)
-        if slot == cython.NULL:
-            return dropped
-        page = (gpa - slot.gpa) >> 12
-        if slot.code_pages[page]:
-            dropped |= _drop_range(vm, slot, page, gpa, end)
-        gpa = (gpa & PAGE_MASK) + PAGE
-    return dropped
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _drop_range(
-    vm: cython.pointer(Vm), slot: cython.pointer(Slot), page: u64, start: u64, end: u64
-) -> cython.int:
-    """Drop the blocks of one page that overlap [start, end); unwatch the page when none stay."""
-    i: cython.uint
-    dropped: cython.int = 0
-    at: cython.pointer(cython.pointer(Block)) = cython.address(slot.page_blocks[page])
-    block: cython.pointer(Block) = at[0]
-    while block != cython.NULL:
-        if block.gpa < end and start < block.gpa + block.size:
-            block.valid = 0
-            _unhash(vm, block)
-            at[0] = block.page_next
-            dropped = 1
-        else:
-            at = cython.address(block.page_next)
-        block = at[0]
-    if slot.page_blocks[page] == cython.NULL:
-        slot.code_pages[page] = 0
-    if dropped:
-        for i in range(vm.ncpus):
-            if vm.cpus[i] != cython.NULL:
-                vm.cpus[i].epoch += 1
-                forget_jumps(vm.cpus[i], 0)
-                forget_jumps(vm.cpus[i], 1)
-    return dropped
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _unhash(vm: cython.pointer(Vm), dead: cython.pointer(Block)) -> cython.void:
-    at: cython.pointer(cython.pointer(Block)) = cython.address(vm.hash[block_hash(dead.host)])
-    while at[0] != cython.NULL:
-        if at[0] == dead:
-            at[0] = dead.hash_next
-            return
-        at = cython.address(at[0].hash_next)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def watch_code_page(vm: cython.pointer(Vm), slot: cython.pointer(Slot), page: u64) -> cython.void:
-    """Make every store to the page take the slow path, on all CPUs."""
-    i: cython.uint
-    idx: cython.uint
-    n: cython.uint
-    gpa: u64 = slot.gpa + page * PAGE
-    entry: cython.pointer(TlbEntry)
-    if slot.code_pages[page]:
-        return
-    slot.code_pages[page] = 1
-    for i in range(vm.ncpus):
-        if vm.cpus[i] == cython.NULL:
-            continue
-        for idx in range(MMU_COUNT):
-            entry = vm.cpus[i].tlbs[idx]
-            for n in range(TLB_SIZE):
-                if (entry[n].gpa & PAGE_MASK) == gpa:
-                    entry[n].wtag = vm.cpus[i].tlb_blank[n].wtag
 
 
 # ---- page walks --------------------------------------------------------------------------
@@ -211,14 +113,20 @@ def _entry(vm: cython.pointer(Vm), gpa: u64, wide: u32, slot_out: cython.pointer
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _set_bits(host: u64, entry: u64, bits: u64, wide: u32) -> cython.void:
-    """Accessed and dirty bits; atomic, because other CPUs may write the entry."""
+def _set_bits(host: u64, entry: u64, bits: u64, wide: u32) -> cython.bint:
+    """Accessed and dirty bits. False: another CPU has changed the entry meanwhile, and it must be
+    read again: bits set in an entry that is not present any more would be somebody's data."""
     if (entry & bits) == bits or host == 0:
-        return
+        return True
     if wide:
-        __sync_fetch_and_or(cython.cast(cython.pointer(u64), host), bits)
-    else:
-        __sync_fetch_and_or_4(cython.cast(cython.pointer(u32), host), cython.cast(u32, bits))
+        return __sync_bool_compare_and_swap_8(
+            cython.cast(cython.pointer(u64), host), entry, entry | bits
+        )
+    return __sync_bool_compare_and_swap_4(
+        cython.cast(cython.pointer(u32), host),
+        cython.cast(u32, entry),
+        cython.cast(u32, entry | bits),
+    )
 
 
 @cython.cfunc
@@ -228,6 +136,20 @@ def _walk(
     cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
 ) -> cython.int:
     """0 and `out`, or ST_FAULT with cpu.fault_* set."""
+    status: cython.int = WALK_AGAIN
+    # Each turn but the last means that another CPU of the guest has just written an entry.
+    while status == WALK_AGAIN:
+        status = _walk_once(cpu, va, access, idx, out)
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _walk_once(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
+) -> cython.int:
+    """One try: also WALK_AGAIN."""
     level: cython.int
     shift: cython.int
     wide: u32 = 1
@@ -295,7 +217,8 @@ def _walk(
                 return _page_fault(cpu, va, access, idx, 9)
             if wide or (cpu.cr4 & CR4_PSE):
                 break
-        _set_bits(host, entry, 0x20, wide)
+        if not _set_bits(host, entry, 0x20, wide):
+            return WALK_AGAIN
         table = entry & (PTE_ADDR if wide else cython.cast(u64, 0xFFFFF000))
         level -= 1
     span = cython.cast(u64, 1) << shift
@@ -303,7 +226,8 @@ def _walk(
         return _page_fault(cpu, va, access, idx, 9)
     if _denied(cpu, access, idx, allowed, no_exec):
         return _page_fault(cpu, va, access, idx, 1)
-    _set_bits(host, entry, 0x60 if access == ACCESS_WRITE else 0x20, wide)
+    if not _set_bits(host, entry, 0x60 if access == ACCESS_WRITE else 0x20, wide):
+        return WALK_AGAIN
     if not wide and level == 2:  # PSE-36: bits 13-20 are address bits 32-39
         out.gpa = (entry & cython.cast(u64, 0xFFC00000)) | ((entry & 0x1FE000) << 19)
     else:
@@ -497,8 +421,9 @@ def _fill(
     cpu.tlb_used[idx * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
     if walk.writable and not slot.readonly and not slot.code_pages[number]:
         entry.wtag = page
-    else:
-        entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
+        if may_write(cpu, slot, number):
+            return
+    entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
 
 
 @cython.cfunc
@@ -690,7 +615,7 @@ def _load_page(
     slot: cython.pointer(Slot)
     entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
     if va - entry.rtag <= 4096 - size:
-        memcpy(out, cython.cast(cython.pointer(u8), entry.host + (va - entry.rtag)), size)
+        _copy(out, cython.cast(cython.pointer(u8), entry.host + (va - entry.rtag)), size)
         return 0
     if _walk(cpu, va, ACCESS_READ, idx, cython.address(walk)):
         return ST_FAULT
@@ -702,7 +627,7 @@ def _load_page(
     if slot == cython.NULL:
         return _mmio_load(cpu, walk.gpa, size, out)
     _fill(cpu, va, idx, cython.address(walk), slot)
-    memcpy(out, cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), size)
+    _copy(out, cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), size)
     return 0
 
 
@@ -755,11 +680,12 @@ def _store_page(
     cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.pointer(u8), idx: u32
 ) -> cython.int:
     """A store that stays within one page."""
+    dropped: cython.int
     walk: Walk
     slot: cython.pointer(Slot)
     entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
     if va - entry.wtag <= 4096 - size:
-        memcpy(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), data, size)
+        _copy(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), data, size)
         return 0
     if _walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
         return ST_FAULT
@@ -770,14 +696,62 @@ def _store_page(
     slot = find_slot(cpu.vm, walk.gpa)
     if slot == cython.NULL or slot.readonly:
         return _mmio_store(cpu, walk.gpa, size, data)
-    memcpy(cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), data, size)
-    if slot.code_pages[(walk.gpa - slot.gpa) >> 12]:
-        # Among thousands of blocks this is slow: a kick does not wait for the block's other stores.
-        if code_written(cpu.vm, walk.gpa, size) or cpu.attention & ATT_KICK:
-            return ST_BREAK
-        return 0
     _fill(cpu, va, idx, cython.address(walk), slot)
-    return 0
+    if va - entry.wtag <= 4096 - size:
+        _copy(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), data, size)
+        return 0
+    vm_lock(cpu.vm, cpu)
+    dropped = _kill(cpu.vm, slot, walk.gpa, size)
+    _copy(cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), data, size)
+    vm_unlock(cpu.vm)
+    # Among thousands of blocks this is slow: a kick does not wait for the block's other stores.
+    return ST_BREAK if dropped or cpu.attention & ATT_KICK else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _kill(vm: cython.pointer(Vm), slot: cython.pointer(Slot), gpa: u64, size: u32) -> cython.int:
+    """With the lock held: no block stays that a store to [gpa, gpa+size) changes."""
+    page: u64 = (gpa - slot.gpa) >> 12
+    return kill_range(vm, slot, page, gpa, gpa + size) if slot.code_pages[page] else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def hold(cpu: cython.pointer(Cpu), va: u64, size: u32) -> cython.pointer(u8):
+    """See mmu.pxd."""
+    gpa: u64 = 0
+    slot: cython.pointer(Slot)
+    if (va & 0xFFF) + size > PAGE or cpu.dr[7] & 0xFF or cpu.vm.nwatches:
+        return cython.NULL
+    if cpu.tlb == cpu.tlb_blank and va & (size - 1):
+        return cython.NULL  # perhaps #AC
+    if translate(cpu, va, ACCESS_WRITE, cpu.mmu_idx, cython.address(gpa)):
+        return cython.NULL
+    slot = find_slot(cpu.vm, gpa)
+    if slot == cython.NULL or slot.readonly:
+        return cython.NULL
+    vm_lock(cpu.vm, cpu)
+    cpu.dropped = _kill(cpu.vm, slot, gpa, size)
+    return cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _copy(to: cython.pointer(u8), source: cython.pointer(u8), size: u32) -> cython.void:
+    """What a CPU does in one access is one access here: memcpy may store two bytes one by one."""
+    if size == 8:
+        cython.cast(cython.pointer(u64), to)[0] = cython.cast(cython.pointer(u64), source)[0]
+    elif size == 4:
+        cython.cast(cython.pointer(u32), to)[0] = cython.cast(cython.pointer(u32), source)[0]
+    elif size == 2:
+        cython.cast(cython.pointer(u16), to)[0] = cython.cast(cython.pointer(u16), source)[0]
+    else:
+        memcpy(to, source, size)
 
 
 @cython.cfunc
@@ -848,9 +822,32 @@ def load_system(cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void
 @cython.nogil
 @cython.exceptval(check=False)
 def store_system(cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.p_void) -> cython.int:
-    """The same for a store (accessed bits, TSS state, pushed frames of an inner level)."""
+    """The same for a store (TSS state, pushed frames of an inner level)."""
     status: cython.int = store_slow(cpu, va, size, data, MMU_SUPERVISOR)
     return 0 if status == ST_BREAK else status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def set_system(cpu: cython.pointer(Cpu), va: u64, bits: u8) -> cython.int:
+    """See mmu.pxd."""
+    byte: u8 = 0
+    status: cython.int = 0
+    entry: cython.pointer(TlbEntry) = cython.address(
+        cpu.tlbs[MMU_SUPERVISOR][(va >> 12) & (TLB_SIZE - 1)]
+    )
+    if va - entry.wtag > 4095:
+        status = prime_write(cpu, va, 1, MMU_SUPERVISOR)
+    if status:
+        return status
+    if va - entry.wtag <= 4095:
+        __sync_fetch_and_or_1(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), bits)
+        return 0
+    # In a page with code, or on a device: not in one step.
+    status = load_system(cpu, va, 1, cython.address(byte))
+    byte |= bits
+    return status if status else store_system(cpu, va, 1, cython.address(byte))
 
 
 @cython.cfunc

@@ -4,7 +4,14 @@ and reaches any word, so the address is not just the operand's. All other bit te
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.mmu import check_segment, load_slow, prime_write, store_slow
+from cython.cimports.barevisor.cpu.bt.mmu import (
+    check_segment,
+    hold,
+    load_slow,
+    prime_write,
+    store_slow,
+)
+from cython.cimports.barevisor.cpu.bt.safepoint import vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 
 
@@ -155,8 +162,16 @@ def _bit_change_slow(
     cpu: cython.pointer(Cpu), op: cython.pointer(Op), va: u64, bit: u64
 ) -> cython.int:
     """Across pages, on a code page, or on a device: by way of the bounce buffer."""
-    host: cython.pointer(u8) = cython.address(cpu.bounce[0])
-    status: cython.int = load_slow(cpu, va, op.osize, host, cpu.mmu_idx)
+    status: cython.int
+    host: cython.pointer(u8) = hold(cpu, va, op.osize)
+    if host != cython.NULL:
+        _carry(cpu, op, _change(op, host, bit))
+        vm_unlock(cpu.vm)
+        return leave_after(cpu, op)
+    if want_alone(cpu, op):
+        return leave(cpu, op, ST_NEXT)
+    host = cython.address(cpu.bounce[0])
+    status = load_slow(cpu, va, op.osize, host, cpu.mmu_idx)
     if status:
         return leave(cpu, op, status)
     _carry(cpu, op, _change(op, host, bit))

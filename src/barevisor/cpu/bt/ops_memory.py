@@ -7,9 +7,18 @@ mode without FS, GS or an address-size prefix, where an address is base + index 
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.mmu import check_segment, load_slow, prime_write, store_slow
+from cython.cimports.barevisor.cpu.bt.mmu import (
+    check_segment,
+    hold,
+    load_slow,
+    prime_write,
+    store_slow,
+)
+from cython.cimports.barevisor.cpu.bt.safepoint import sched_yield, vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import run_thunk
+
+PAUSES: u32 = cython.declare(u32, 64)
 
 # ---- copied instructions -----------------------------------------------------------------
 
@@ -78,7 +87,8 @@ def mem_read_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.in
 @cython.nogil
 @cython.exceptval(check=False)
 def mem_write_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """The same for a store: in place if the page can be entered, else through the bounce buffer."""
+    """The same for a store: in place if the page can be entered, in place and alone on a page with
+    code, else through the bounce buffer."""
     status: cython.int
     host: cython.pointer(u8)
     va: u64 = linear(cpu, op)
@@ -90,7 +100,18 @@ def mem_write_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.i
     host = write_fast(cpu, va, op.msize)
     if host != cython.NULL:
         return op.thunk(cpu, op, host)
+    host = hold(cpu, va, op.msize)
+    if host != cython.NULL:
+        status = run_thunk(cpu, op, op.thunk, host)
+        vm_unlock(cpu.vm)
+        if status:
+            return status
+        if cpu.dropped or cpu.attention & ATT_KICK:
+            return leave_after(cpu, op)
+        return next_op(cpu, op)
     if op.flags & OPF_MEM_READ:
+        if want_alone(cpu, op):
+            return leave(cpu, op, ST_NEXT)
         status = load_slow(cpu, va, op.msize, cython.address(cpu.bounce[0]), cpu.mmu_idx)
         if status:
             return leave(cpu, op, status)
@@ -594,7 +615,20 @@ def lea16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.nogil
 @cython.exceptval(check=False)
 def nop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """NOP, PAUSE, prefetches, cache line flushes, ENDBR: nothing to do."""
+    """NOP, prefetches, cache line flushes, ENDBR: nothing to do."""
+    return next_op(cpu, op)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def pause(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+    """PAUSE: the guest spins. The CPU that it waits for may want this thread's host CPU."""
+    cpu.pauses += 1
+    if cpu.pauses >= PAUSES:
+        cpu.pauses = 0
+        if cpu.vm.ncpus > 1:
+            sched_yield()
     return next_op(cpu, op)
 
 
@@ -639,7 +673,7 @@ def handlers() -> dict[str, int]:
         "lea32": cython.cast(cython.size_t, cython.cast(handler_t, lea32)),
         "lea16": cython.cast(cython.size_t, cython.cast(handler_t, lea16)),
         "nop": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
-        "pause": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
+        "pause": cython.cast(cython.size_t, cython.cast(handler_t, pause)),
         "prefetch": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
         "clflush": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
         "mem_read": cython.cast(cython.size_t, cython.cast(handler_t, mem_read)),

@@ -100,13 +100,13 @@ def _piece(cpu: cython.pointer(Cpu), op: cython.pointer(Op), va: u64, count: u64
 def _enough(
     cpu: cython.pointer(Cpu), op: cython.pointer(Op), pieces: cython.int, limit: cython.int
 ) -> cython.bint:
-    """Is it time to restart? A piece can be slow (a store among many blocks): a kick does not
-    wait for the others."""
+    """Is it time to restart? A piece can be slow (a store among many blocks): who asks for this
+    CPU does not wait for the others."""
     if pieces == 0:
         return False
     if cpu.stop_why:  # a watchpoint: the debugger wants to see this element
         return True
-    return pieces == limit or op.block.mode & MODE_STEP or cpu.attention & ATT_KICK
+    return pieces == limit or op.block.mode & MODE_STEP or cpu.urgent < 0
 
 
 @cython.cfunc

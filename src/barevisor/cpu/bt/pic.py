@@ -9,12 +9,15 @@ from cython.cimports.barevisor.cpu.bt.apic import (
     __sync_lock_test_and_set,
     lint0_rose,
 )
+from cython.cimports.barevisor.cpu.bt.safepoint import sched_yield
 from cython.cimports.libc.string import memset
 
 
 def lock(vm):
     while __sync_lock_test_and_set(cython.address(vm.pic_lock), 1):
-        pass  # held for a few dozen instructions, never across a call that can block
+        # Held for a few dozen instructions, never across a call that can block: whoever has it
+        # wants this host CPU.
+        sched_yield()
 
 
 def unlock(vm):

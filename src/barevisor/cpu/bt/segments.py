@@ -26,12 +26,10 @@ def fetch_descriptor(cpu, selector, vector, desc):
 def mark_accessed(cpu, selector, desc):
     """Set the accessed bit of a code or data descriptor in its table."""
     accessed: u64 = cast(u64, 1) << 40
-    byte: u8
     if desc[0] & accessed:
         return 0
     desc[0] |= accessed
-    byte = cast(u8, desc[0] >> 40)
-    return store_system(cpu, table_address(cpu, selector) + 5, 1, address(byte))
+    return set_system(cpu, table_address(cpu, selector) + 5, 1)
 
 
 def fill_segment(seg, selector, desc):
@@ -215,7 +213,6 @@ def load_tr(cpu, selector):
     desc: u64 = 0
     base: u64 = 0
     kind: u32
-    byte: u8
     status: cython.int
     if not selector & 0xFFFC:
         return set_fault(cpu, EXC_GP, 0)
@@ -230,8 +227,7 @@ def load_tr(cpu, selector):
     if not desc_attr(desc) & ATTR_P:
         return set_fault(cpu, EXC_NP, selector & 0xFFFC)
     desc |= cast(u64, 2) << 40
-    byte = cast(u8, desc >> 40)
-    status = store_system(cpu, table_address(cpu, selector) + 5, 1, address(byte))
+    status = set_system(cpu, table_address(cpu, selector) + 5, 2)
     if status:
         return status
     fill_segment(address(cpu.segs[SEG_TR]), selector, desc)

@@ -73,7 +73,8 @@ cdef enum:
     MODE_REAL = 1024         # CR0.PE = 0
     MODE_VM86 = 2048
 
-# Cpu.attention bits, set with __sync_fetch_and_or, seen at the next poll (budget runs out)
+# Cpu.attention bits, set with __sync_fetch_and_or, seen at the next poll: between two blocks once
+# Cpu.budget or Cpu.urgent is negative
 cdef enum:
     ATT_KICK = 1             # leave with EXIT_INTERRUPTED
     ATT_INTERRUPT = 2        # local APIC or PIC may have something: re-evaluate
@@ -81,7 +82,15 @@ cdef enum:
     ATT_INIT = 8
     ATT_SIPI = 16
     ATT_TIMER = 32           # re-read the clock against apic deadline
-    ATT_FLUSH = 64           # another CPU or the VMM asks for a TLB and block-link flush
+    ATT_FLUSH = 64           # another CPU or the VMM asks for a TLB flush
+    ATT_QUIET = 128          # another CPU waits until no store of ours is under way (safepoint.py)
+    ATT_STOP = 256           # another CPU stops the VM's CPUs: park (safepoint.py)
+
+# Cpu.guest: what the vCPU's thread does (safepoint.py)
+cdef enum:
+    GUEST_OUT = 0            # nothing of the guest: asleep, parked, or in Python
+    GUEST_IN = 1             # runs blocks, fills TLBs, stores by them
+    GUEST_BLOCKED = 2        # waits for vm.lock: between blocks or in one, but no store under way
 
 cdef enum:
     EXIT_NONE = 0
@@ -244,20 +253,21 @@ cdef struct Insn:            # what the decoder says of one instruction
     u64 imm                  # sign-extended immediate, or branch displacement
     u64 imm2                 # ENTER's second, far pointer's selector
 
+# Shared by all CPUs. All is written before the block is published in Vm.hash, and later only by
+# the holder of vm.lock, except `taken` and `fall`, which any CPU may set to any live successor.
 cdef struct Block:
     Op* ops
     u64 host                 # host address of the first byte: key
-    u64 host2                # host address of the second page's first byte, when it crosses; else 0
     u32 mode                 # key
     u16 size                 # guest bytes
     u16 count                # guest instructions
-    u64 gpa                  # guest-physical address of the first byte
-    Block* hash_next
-    Block* page_next         # blocks that start in one page
-    Block* taken             # chained successors, only within the same page
+    u32 valid                # 0: dead; whoever still runs it finishes it, nobody enters it again
+    u32 crosses              # one instruction that reaches into another page: never linked
+    Block* taken             # chained successors, only within the same page; good while ->valid
     Block* fall
-    u32 epoch                # links are good while this equals cpu.epoch
-    u32 valid
+    u64 gpa                  # guest-physical address of the first byte
+    Block* hash_next         # a dead block keeps it: another CPU may be walking the chain
+    Block* page_next         # blocks that start in one page
     u8 raw[16]               # the bytes of a crossing instruction: compared before each run
 
 cdef struct Slot:            # guest-physical memory backed by host memory
@@ -267,6 +277,8 @@ cdef struct Slot:            # guest-physical memory backed by host memory
     u32 readonly
     u32 used
     u8* code_pages           # one byte a page: 1 when blocks were made from it
+    u8* writers              # one byte a page: bit (index & 7) of each CPU that had it writable in
+                             # a TLB since it last became a code page
     Block** page_blocks      # per page: list head of its blocks
 
 cdef struct CpuidEntry:
@@ -384,13 +396,20 @@ cdef struct Vm:
     u64 break_offsets[64]    # a bit for each offset in a page that had a breakpoint since detach
     u64 breaks[1024]         # linear addresses
     Watch watches[64]
+    # --- threads (safepoint.py)
+    void* lock               # pthread_mutex_t: code cache, code memory, page lists
+    void* stop_lock          # pthread_mutex_t: held from stop_others to resume_others
+    u32 stopping             # futex: 1 while CPUs must stay out of the guest
+    u32 turn                 # futex: counts changes that `waiters` look for
+    u32 waiters
+    u32 flushes              # how often all code was dropped
 
 cdef struct Cpu:
     u64 regs[18]             # offset 0, encoding order; then [REG_NONE] = 0 and [REG_RIP] = offset
                              # in CS of the running block's first byte
     u32 fl                   # arithmetic flags as LAHF/SETO leave them (FL_*)
     u32 sysflags             # RFLAGS without the arithmetic bits and without bit 1
-    i64 budget               # blocks until the next poll; others set it to -1 to be seen soon
+    i64 budget               # blocks until the next poll; this thread's own
     TlbEntry* tlb            # tlbs[mmu_idx]
     u64 segbase[8]           # bases by SEG_*; [SEG_FLAT] stays 0
     u64 rip                  # offset in CS; exact whenever no block runs
@@ -398,11 +417,11 @@ cdef struct Cpu:
     u32 cpl
     u32 mmu_idx
     u32 attention            # ATT_*
-    Block* block             # the block that runs
+    i64 urgent               # -1: poll before the next block. Set by any thread after `attention`
     Block** link             # where the dispatcher notes the block that it finds next, or NULL
     Block* link_from         # the block that holds `link`
     ItlbEntry* itlb          # itlbs[cpl == 3]
-    u32 epoch                # bumped when any block dies: chained links are stale
+    u32 guest                # GUEST_*
     u32 private_code         # a non-global page of the upper half is in a code TLB
     u64 icount               # instructions retired, counted at block entry
     # --- FP and vector state. x87/MMX is live in the host's FPU while the guest runs.
@@ -502,3 +521,7 @@ cdef struct Cpu:
     u32 ntraced
     u64 stop_at              # the linear address that goes with it
     Traced* traced           # TRACE_SIZE records, or NULL
+    u32 exclusive            # 1: the next instruction runs while all others stand still; 2: it does
+    u32 stops                # how often stop_others was called and not yet resume_others
+    u32 pauses               # PAUSEs since the last yield to the host
+    u32 dropped              # hold(): blocks died

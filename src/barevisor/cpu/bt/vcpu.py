@@ -33,6 +33,14 @@ from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
 from cython.cimports.barevisor.cpu.bt.mmu import ACCESS_READ, tlb_flush, translate
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
+from cython.cimports.barevisor.cpu.bt.safepoint import (
+    SEQ_CST,
+    guest_enter,
+    guest_leave,
+    load32,
+    resume_others,
+    stop_others,
+)
 from cython.cimports.barevisor.cpu.bt.stops import (
     STOP_BREAK,
     STOP_NONE,
@@ -97,7 +105,7 @@ def why_awake(cpu):
 
 def spin(cpu):
     """Until the timer expires or somebody wakes this CPU: sooner than a sleep would end."""
-    while host_tsc() < cpu.timer_deadline and not cpu.attention:
+    while host_tsc() < cpu.timer_deadline and not load32(cython.address(cpu.attention), SEQ_CST):
         _mm_pause()
     return 0
 
@@ -266,7 +274,6 @@ class BtVcpu:
             raise EngineError("run: the last read was not answered with complete_read")
         why: cython.int = WOKE
         while True:
-            self.core.drain()
             cpu.exit_reason = EXIT_NONE
             if self.exception >= 0:
                 self._deliver_exception()
@@ -282,7 +289,12 @@ class BtVcpu:
     def _deliver_exception(self):
         vector: u32 = self.exception
         self.exception = -1
-        deliver(self.cpu, vector, self.exception_error, KIND_EXCEPTION)
+        error: u32 = self.exception_error
+        cpu: cython.pointer(Cpu) = self.cpu
+        with cython.nogil:
+            guest_enter(cpu)
+            deliver(cpu, vector, error, KIND_EXCEPTION)
+            guest_leave(cpu)
 
     def _exit(self):
         """The exit that the dispatcher left with, or None when the engine has answered it."""
@@ -299,7 +311,10 @@ class BtVcpu:
         if reason == EXIT_INTERRUPTED:
             return self._kicked()
         if reason == EXIT_CACHE_FULL:
-            drop_code(cpu.vm)
+            with cython.nogil:
+                stop_others(cpu.vm, cpu)
+                drop_code(cpu.vm)
+                resume_others(cpu.vm, cpu)
             return None
         if reason == EXIT_SHUTDOWN:
             return engine.Shutdown()
@@ -324,7 +339,7 @@ class BtVcpu:
         return self._kicked()
 
     def _kicked(self):
-        """Interrupted, or None when it was the engine that wanted the guest stopped (drain)."""
+        """Interrupted, or None when the kick was answered before."""
         kicked, self.kicked = self.kicked, False
         return engine.Interrupted() if kicked else None
 

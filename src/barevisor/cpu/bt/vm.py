@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from barevisor.cpu.bt.vcpu import BtVcpu
     from barevisor.cpu.bt.vmcore import VmCore
 
+MAX_CPUS = 64
+"""As in state.pxd."""
 WATCH_KINDS = {"read": 1, "write": 2, "access": 3}  # stops.pxd: STOP_ON_READ, STOP_ON_WRITE
 MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -48,10 +50,8 @@ class BtVm:
     def __init__(self, spec: MachineSpec) -> None:
         from barevisor.cpu.bt import clock, handlers, vmcore
 
-        if spec.cpus != 1:
-            raise EngineError(
-                f"the bt engine runs 1 CPU yet, not {spec.cpus}", "use --cpus 1, or --engine kvm"
-            )
+        if not 1 <= spec.cpus <= MAX_CPUS:
+            raise EngineError(f"{spec.cpus} CPUs: the bt engine runs 1 to {MAX_CPUS}")
         self.spec = spec
         since = clock.sample()
         self._features = cpuid.features(spec.cpu_model, hostcpuid.cpuid)

@@ -10,12 +10,8 @@ cdef class VmCore:
     cdef Vm* vm
     cdef CodeMemory code
     cdef object level_eoi    # called with a vector
-    cdef object lock
-    cdef list stale          # (gpa, size) that devices wrote while a vCPU may run
 
     cdef void _free_slot(self, Slot* slot)
     cdef void _quiesce(self)
-    # Only while no vCPU runs: drop what devices overwrote.
-    cpdef drain(self)
 
 cdef void _level_eoi(Vm* vm, u32 vector) noexcept with gil

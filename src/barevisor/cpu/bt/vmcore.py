@@ -1,18 +1,17 @@
 """The C half of a VM (struct Vm): slots, block cache, and the ways in for interrupts.
 
-Threads. `set_memory`, `drain` and `close` need every vCPU outside `run`. Interrupts and
-`memory_written` come from any thread while the guest runs.
+Threads. `set_memory` and `close` need every vCPU outside `run`. Interrupts and `memory_written`
+come from any thread while the guest runs.
 """
-
-import threading
 
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import deliver, msi_deliver, wake
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.clock import clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
-from cython.cimports.barevisor.cpu.bt.mmu import code_written, find_slot
+from cython.cimports.barevisor.cpu.bt.codepages import code_written
 from cython.cimports.barevisor.cpu.bt.pic import pic_line, pic_read, pic_reset, pic_write
+from cython.cimports.barevisor.cpu.bt.safepoint import threads_free, threads_init
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
@@ -28,9 +27,6 @@ from cython.cimports.posix.mman import (
 )
 
 from barevisor.errors import EngineError
-
-STALE_LIMIT = 4096
-"""Ranges kept for `drain`; beyond that everything is dropped."""
 
 
 def _level_eoi(vm, vector):
@@ -49,8 +45,8 @@ class VmCore:
             raise MemoryError
         self.code = CodeMemory()
         self.level_eoi = level_eoi
-        self.lock = threading.Lock()
-        self.stale = []
+        if threads_init(self.vm):
+            raise MemoryError
         self.vm.code = cython.address(self.code.mem)
         self.vm.owner = cython.cast(cython.p_void, self)
         self.vm.on_eoi = _level_eoi
@@ -80,14 +76,17 @@ class VmCore:
         if self.vm.arena != cython.NULL:
             munmap(self.vm.arena, self.vm.arena_size)
         free(self.vm.hash)
+        threads_free(self.vm)
         free(self.vm)
 
     # ---- memory ----
 
     def _free_slot(self, slot):
         free(slot.code_pages)
+        free(slot.writers)
         free(slot.page_blocks)
         slot.code_pages = cython.NULL
+        slot.writers = cython.NULL
         slot.page_blocks = cython.NULL
         slot.size = 0
         slot.used = 0
@@ -118,10 +117,15 @@ class VmCore:
             return
         pages = size // PAGE_BYTES
         one.code_pages = cython.cast(cython.pointer(u8), calloc(pages, 1))
+        one.writers = cython.cast(cython.pointer(u8), calloc(pages, 1))
         one.page_blocks = cython.cast(
             cython.pointer(cython.pointer(Block)), calloc(pages, cython.sizeof(cython.p_void))
         )
-        if one.code_pages == cython.NULL or one.page_blocks == cython.NULL:
+        if (
+            one.code_pages == cython.NULL
+            or one.writers == cython.NULL
+            or one.page_blocks == cython.NULL
+        ):
             self._free_slot(one)
             raise MemoryError
         one.gpa, one.host, one.readonly = gpa, host, readonly
@@ -129,37 +133,12 @@ class VmCore:
         self.vm.nslots = max(self.vm.nslots, slot + 1)
 
     def memory_written(self, gpa: int, size: int):
-        """See EngineVm.memory_written. Pages without code cost a look at one byte each; others
-        wait until the vCPUs are outside the guest, which they are asked to be."""
+        """See EngineVm.memory_written. Pages without code cost a look at one byte each."""
         at: u64 = gpa
-        end: u64 = gpa + size
-        slot: cython.pointer(Slot)
-        found: cython.bint = False
-        while at < end and not found:
-            slot = find_slot(self.vm, at)
-            if slot == cython.NULL:
-                break
-            found = slot.code_pages[(at - slot.gpa) >> 12] != 0
-            at = (at | 0xFFF) + 1
-        if not found:
-            return
-        with self.lock:
-            self.stale.append((gpa, size))
-        i: cython.uint
-        for i in range(self.vm.ncpus):
-            if self.vm.cpus[i] != cython.NULL:
-                wake(self.vm.cpus[i], ATT_KICK)
-
-    def drain(self):
-        if not self.stale:
-            return
-        with self.lock:
-            ranges, self.stale = self.stale, []
-        if len(ranges) > STALE_LIMIT:
-            drop_code(self.vm)
-            return
-        for gpa, size in ranges:
-            code_written(self.vm, gpa, size)
+        length: u64 = size
+        vm: cython.pointer(Vm) = self.vm
+        with cython.nogil:
+            code_written(vm, cython.NULL, at, length)
 
     # ---- a debugger (stops.py) ----
 

@@ -1,0 +1,38 @@
+# Pages that blocks were made from, and the slots that they lie in.
+from barevisor.cpu.bt.state cimport *
+
+cdef extern from *:
+    u8 __sync_fetch_and_or_1(u8* at, u8 bits) nogil
+
+
+cdef inline u32 block_hash(u64 host) noexcept nogil:
+    """Where Vm.hash keeps the blocks that start at host address `host`."""
+    return <u32> ((host ^ (host >> HASH_BITS)) & (HASH_SIZE - 1))
+
+
+cdef inline Slot* find_slot(Vm* vm, u64 gpa) noexcept nogil:
+    """The slot that backs `gpa`, or NULL."""
+    cdef unsigned int i
+    for i in range(vm.nslots):
+        if gpa - vm.slots[i].gpa < vm.slots[i].size:
+            return &vm.slots[i]
+    return NULL
+
+
+# Any thread, after a store to [gpa, gpa+size): blocks made from it are stale. 1 if any was dropped.
+# `cpu` as in vm_lock.
+cdef int code_written(Vm* vm, Cpu* cpu, u64 gpa, u64 size) noexcept nogil
+# The same for one page, with the lock held, by who stores before letting it go
+cdef int kill_range(Vm* vm, Slot* slot, u64 page, u64 start, u64 end) noexcept nogil
+# With the lock held: `dead` is not found any more
+cdef void unhash(Vm* vm, Block* dead) noexcept nogil
+# With the lock held, before a byte of the page is decoded: from now on every store to it takes
+# the slow path, on all CPUs, and none is under way
+cdef void watch_code_page(Cpu* cpu, Slot* slot, u64 page) noexcept nogil
+# Between the TLB's entry and its first use: may stores to this page go by the TLB?
+cdef inline bint may_write(Cpu* cpu, Slot* slot, u64 page) noexcept nogil:
+    __sync_fetch_and_or_1(&slot.writers[page], <u8> 1 << (cpu.index & 7))
+    return not slot.code_pages[page]
+
+# --- inside codepages.py
+cdef int unwrite(Cpu* cpu, u64 gpa) noexcept nogil
