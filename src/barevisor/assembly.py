@@ -138,6 +138,7 @@ def linux_guest(
         text = kernel_command_line(verbose=config.verbose, append=config.append)
         rsdp = acpi.install(machine.ram, config.cpus)
         machine.vcpus[0].set_state(linux.load(machine.ram, prepared, text, archive, rsdp))
+        _cache_memory(machine)
     except BaseException:
         machine.close()
         for device in devices:
@@ -152,6 +153,12 @@ def _prepare(path: Path) -> linux.Linux:
     if opened.kind is Kind.MULTIBOOT:
         raise ConfigError(f"{path}: a {opened.kind.value}, not Linux", "add --no-root to run it")
     return linux.prepare(opened, cache_dir() / "unpacked")
+
+
+def _cache_memory(machine: Machine) -> None:
+    """What the other CPUs' firmware would have set up for Linux."""
+    for vcpu in machine.vcpus[1:]:
+        vcpu.set_state(linux.cached(vcpu.get_state()))
 
 
 def _setup(config: VmConfig) -> initrd.Setup:
@@ -211,6 +218,8 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
         board.pci.assign()
         rsdp = acpi.install(machine.ram, config.cpus)
         machine.vcpus[0].set_state(_load(config, opened, prepared, module, machine, rsdp))
+        if prepared is not None:
+            _cache_memory(machine)
     except BaseException:
         machine.close()
         raise

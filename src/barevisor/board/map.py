@@ -47,6 +47,8 @@ PORT_TEST_EXIT = 0xF4
 PORT_COM1 = 0x3F8
 PORT_FW_CFG = 0x510
 PORT_SLEEP = 0x600
+PORT_TEST_PM = 0x604
+"""PM1a control where QEMU's q35 has it; ours has ACPI without fixed registers."""
 PORT_RESET = 0xCF9
 PORT_TEST_IRQ = 0x2000
 

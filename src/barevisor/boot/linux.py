@@ -30,6 +30,9 @@ BOOT_FLAG, SIGNATURE, VERSION, LOADER, LOAD_FLAGS = 0x1FE, 0x202, 0x206, 0x210, 
 RAMDISK, RAMDISK_SIZE, CMDLINE_AT, VIDEO_MODE = 0x218, 0x21C, 0x228, 0x1FA
 UNKNOWN_LOADER, LOADED_HIGH, VIDEO_NORMAL = 0xFF, 1, 0xFFFF
 
+MTRR_DEF_TYPE, MTRR_ENABLED, WRITE_BACK = 0x2FF, 1 << 11, 6
+"""Without it Linux takes MTRRs, and so PAT, for unusable."""
+
 VMLINUX_HEADER = SetupHeader(
     raw=b"", payload_at=0, payload_size=0, cmdline_limit=2047, initrd_max=0x7FFF_FFFF,
     init_size=0, preferred=0,
@@ -90,7 +93,13 @@ def load(
         initrd_at = top_spot(ram, len(initrd), end, header.initrd_max + 1, "the initrd")
         ram.write(initrd_at, initrd)
     ram.write(BOOT_PARAMS, boot_params(header, ram.size, (initrd_at, len(initrd)), rsdp))
-    return cpu.long_mode(ram, kernel.entry, rsi=BOOT_PARAMS)
+    return cached(cpu.long_mode(ram, kernel.entry, rsi=BOOT_PARAMS))
+
+
+def cached(state: CpuState) -> CpuState:
+    """`state` with memory write-back, as a firmware leaves it on every CPU."""
+    state.msrs[MTRR_DEF_TYPE] = MTRR_ENABLED | WRITE_BACK
+    return state
 
 
 def boot_params(

@@ -127,6 +127,9 @@ CONTROL = (
     raises("cr: a reserved bit of CR4 above 32", "mov rax, cr4; bts rax, 40; b: mov cr4, rax", GP),
     raises("cr: CR3 above the physical address", "mov rax, cr3; bts rax, 52; b: mov cr3, rax", GP),
     raises("cr: CR3 bit 63 without PCIDE", "mov rax, cr3; bts rax, 63; b: mov cr3, rax", GP),
+    M("cr: PAE entries with reserved bits are refused as they are loaded", "prot32",
+      "mov eax, cr4; or eax, 0x20; mov cr4, eax; mov eax, SPARE_; mov cr3, eax; mov eax, cr0;"
+      "bts eax, 31; b: mov cr0, eax; end", (Fault(13, "b", 0),), poke={SPARE + 24: entry(PML4, 3)}),
     raises("cr: NW without CD", "mov rax, cr0; bts rax, 29; b: mov cr0, rax", GP),
     raises("cr: cr8 above 15", "mov eax, 16; b: mov cr8, rax", GP),
     raises("cr: there is no cr1", "b: hex 0f20c8", UD),

@@ -1,6 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport tlb_flush, tlb_flush_page
+from barevisor.cpu.bt.mmu cimport pdptes_valid, tlb_flush, tlb_flush_page
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.apic cimport apic_get_tpr, apic_set_tpr
 
@@ -13,6 +13,7 @@ cdef enum:
 cdef int write_cr0(Cpu* cpu, u64 value) noexcept nogil
 cdef int write_cr3(Cpu* cpu, u64 value) noexcept nogil
 cdef int write_cr4(Cpu* cpu, u64 value) noexcept nogil
+cdef int pdptes_refused(Cpu* cpu, u64 cr0, u64 cr3, u64 cr4) noexcept nogil
 cdef int enter_paging(Cpu* cpu) noexcept nogil
 cdef int h_mov_cr_r(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_mov_r_cr(Cpu* cpu, Op* op) noexcept nogil

@@ -19,6 +19,14 @@ def enter_paging(cpu):
     return 0
 
 
+def pdptes_refused(cpu, cr0, cr3, cr4):
+    """Would these values load page-directory-pointer entries that fault?"""
+    pg: u64 = cast(u64, CR0_PG)
+    if not cr0 & pg or not cr4 & CR4_PAE or cpu.efer & EFER_LME:
+        return 0
+    return not pdptes_valid(cpu, cr3)
+
+
 def write_cr0(cpu, value):
     """SDM, MOV to CR0: PG needs PE, NW needs CD; reserved low bits are ignored, ET is fixed."""
     changed: u64
@@ -31,6 +39,8 @@ def write_cr0(cpu, value):
         return set_fault(cpu, EXC_GP, 0)
     if changed & pg:
         if value & pg:
+            if pdptes_refused(cpu, value, cpu.cr3, cpu.cr4):
+                return set_fault(cpu, EXC_GP, 0)
             if enter_paging(cpu):
                 return ST_FAULT
         else:
@@ -57,6 +67,8 @@ def write_cr3(cpu, value):
         return set_fault(cpu, EXC_GP, 0)
     if held and value == cpu.cr3:
         return 0
+    if pdptes_refused(cpu, cpu.cr0, value, cpu.cr4):
+        return set_fault(cpu, EXC_GP, 0)
     cpu.cr3 = value
     tlb_flush(cpu, 1)
     cpu.fetch_tag = 1
@@ -69,6 +81,10 @@ def write_cr4(cpu, value):
     if value & ~cpu.cr4_allowed:
         return set_fault(cpu, EXC_GP, 0)
     if in_long(cpu) and not value & CR4_PAE:
+        return set_fault(cpu, EXC_GP, 0)
+    if changed & (CR4_PAE | CR4_PSE | 0x80 | CR4_SMEP) and pdptes_refused(
+        cpu, cpu.cr0, cpu.cr3, value
+    ):
         return set_fault(cpu, EXC_GP, 0)
     if changed & value & CR4_PCIDE and (not in_long(cpu) or cpu.cr3 & 0xFFF):
         return set_fault(cpu, EXC_GP, 0)

@@ -26,6 +26,8 @@ ctypedef u32 (*data_break_t)(Cpu* cpu, u64 va, u32 size, u32 write) noexcept nog
 
 # All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
 cdef int translate(Cpu* cpu, u64 va, u32 access, u32 idx, u64* gpa) noexcept nogil
+# The four entries that MOV to CR3 loads in PAE mode: 0 when one has reserved bits set
+cdef int pdptes_valid(Cpu* cpu, u64 cr3) noexcept nogil
 cdef int load_slow(Cpu* cpu, u64 va, u32 size, void* out, u32 idx) noexcept nogil
 cdef int store_slow(Cpu* cpu, u64 va, u32 size, void* data, u32 idx) noexcept nogil
 # Would a store to all of [va, va+size) succeed? 0 or ST_FAULT. For checks before a commit.

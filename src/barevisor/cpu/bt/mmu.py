@@ -33,6 +33,9 @@ EFER_LMA: u64 = cython.declare(u64, 1 << 10)
 EFER_NXE: u64 = cython.declare(u64, 1 << 11)
 PTE_NX: u64 = cython.declare(u64, 1 << 63)
 PTE_ADDR: u64 = cython.declare(u64, 0x000FFFFFFFFFF000)
+PTE_IGNORED: u64 = cython.declare(u64, 0x7FF0000000000000)
+PDPTE_RESERVED: u64 = cython.declare(u64, 0x1E6)
+PSE36_RESERVED: u64 = cython.declare(u64, 1 << 21)
 PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
@@ -82,7 +85,9 @@ def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: 
         error |= 2
     if idx == MMU_USER:
         error |= 4
-    if access == ACCESS_EXEC and ((cpu.efer & EFER_NXE) or (cpu.cr4 & CR4_SMEP)):
+    if access == ACCESS_EXEC and (
+        (cpu.efer & EFER_NXE and cpu.cr4 & CR4_PAE) or cpu.cr4 & CR4_SMEP
+    ):
         error |= 16
     cpu.fault_vector = EXC_PF
     cpu.fault_error = error
@@ -180,6 +185,7 @@ def _walk_once(
     elif cpu.cr4 & CR4_PAE:
         va = cython.cast(u32, va)
         level = 3
+        reserved |= PTE_IGNORED  # which only 4-level paging has
         table = cpu.cr3 & cython.cast(u64, 0xFFFFFFE0)
     else:
         va = cython.cast(u32, va)
@@ -202,7 +208,7 @@ def _walk_once(
         if entry & reserved:
             return _page_fault(cpu, va, access, idx, 9)
         if level == 3 and wide and not (cpu.efer & EFER_LMA):
-            if entry & cython.cast(u64, 0x1E6):  # PAE PDPTEs have no rights of their own
+            if entry & (PDPTE_RESERVED | PTE_NX):  # PAE PDPTEs have no rights of their own
                 return _page_fault(cpu, va, access, idx, 9)
             table = entry & PTE_ADDR
             level = 2
@@ -223,6 +229,8 @@ def _walk_once(
         level -= 1
     span = cython.cast(u64, 1) << shift
     if level > 1 and wide and (entry & (span - 1) & cython.cast(u64, 0x3FFFE000)):
+        return _page_fault(cpu, va, access, idx, 9)
+    if level > 1 and not wide and entry & PSE36_RESERVED:
         return _page_fault(cpu, va, access, idx, 9)
     if _denied(cpu, access, idx, allowed, no_exec):
         return _page_fault(cpu, va, access, idx, 1)
@@ -265,6 +273,24 @@ def _denied(
         elif (allowed & 4) and (cpu.cr4 & CR4_SMEP):
             return 1
     return 1 if access == ACCESS_EXEC and no_exec and (cpu.efer & EFER_NXE) else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def pdptes_valid(cpu: cython.pointer(Cpu), cr3: u64) -> cython.int:
+    """SDM, "PDPTE Registers": loading CR3 in PAE mode checks the four entries there."""
+    n: u32
+    host: u64 = 0
+    entry: u64
+    reserved: u64 = ~cpu.phys_mask | PDPTE_RESERVED
+    for n in range(4):
+        entry = _entry(
+            cpu.vm, (cr3 & cython.cast(u64, 0xFFFFFFE0)) + n * 8, 1, cython.address(host)
+        )
+        if entry & 1 and entry & reserved:
+            return 0
+    return 1
 
 
 @cython.cfunc
