@@ -1,4 +1,4 @@
-"""What the command lines share: argparse with one layout, and errors that are ours (ADR 12).
+"""What the command lines share: argparse with one layout, and errors that are ours (ADR 13).
 
 A command's own file declares its options with argparse's `add_argument`, on `Parser.options`.
 """
