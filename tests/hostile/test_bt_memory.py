@@ -7,14 +7,12 @@ than it may ends the test run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from barevisor.cpu import engine
-from barevisor.cpu.bt.vm import BtEngine
 from barevisor.errors import EngineError
 from barevisor.testing import hostile, micro
 from barevisor.testing.asm import assemble
@@ -22,14 +20,6 @@ from barevisor.testing.hostile import ROM_AT, ROM_SIZE, Box
 
 SIZES = (1, 2, 4, 6, 8, 10, 14, 16, 28, 32, 94, 108, 512, 576, 832)
 HALVES = range(4)
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with hostile.walled() as (room, ram, rom):
-        box = Box(BtEngine(), room, ram, rom)
-        yield box
-        box.close()
 
 
 def start(box: Box, text: str | bytes, mode: str = "long", **regs: int) -> engine.Vcpu:

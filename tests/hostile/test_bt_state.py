@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
 from barevisor.cpu import engine
-from barevisor.cpu.bt.vm import BtEngine
 from barevisor.errors import EngineError
 from barevisor.testing import hostile, micro
 from barevisor.testing.hostile import Box, number
@@ -16,14 +14,6 @@ from barevisor.testing.hostile import Box, number
 STATES = 250
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 WORDS = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "xcr0", "apic_base")
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with hostile.walled() as (room, ram, rom):
-        box = Box(BtEngine(), room, ram, rom)
-        yield box
-        box.close()
 
 
 def segment(rng: random.Random) -> engine.Segment:

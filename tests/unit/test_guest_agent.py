@@ -23,7 +23,6 @@ from barevisor.errors import (
 )
 from barevisor.guest.agent import AgentClient, GuestProcess
 from barevisor.guest.init import wire
-from barevisor.guest.initrd import init_program
 
 ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 SOON = 10.0
@@ -65,14 +64,6 @@ class Rig:
         self.process.wait(SOON)
         self.thread.join(SOON)
         self.socket.close()
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("init") / "init"
-    path.write_bytes(init_program())
-    path.chmod(0o755)
-    return path
 
 
 @pytest.fixture

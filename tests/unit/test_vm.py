@@ -19,7 +19,6 @@ from barevisor import BarevisorError, GuestCrash, GuestError, GuestTimeout, Vm
 from barevisor.board.machine import Outcome
 from barevisor.guest.agent import AgentClient
 from barevisor.guest.console import ConsoleLog
-from barevisor.guest.initrd import init_program
 
 SOON = 20.0
 
@@ -87,14 +86,6 @@ class NativeVm(Vm):
         self.machine = NativeMachine(self.program, client, ours)
         self.machine.theirs = theirs
         return SimpleNamespace(machine=self.machine, client=client, close=self.machine.close)
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("init") / "init"
-    path.write_bytes(init_program())
-    path.chmod(0o755)
-    return path
 
 
 @pytest.fixture
