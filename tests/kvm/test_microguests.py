@@ -13,9 +13,10 @@ from barevisor.testing import nest
 from barevisor.testing.micro import MicroGuest, expected_steps, merged, run
 from barevisor.testing.microguests import ROWS
 from barevisor.testing.microguests_conform import CONFORM_ROWS
+from barevisor.testing.microguests_smp import SMP_ROWS
 from barevisor.testing.microguests_system import SYSTEM_ROWS
 
-ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS)
+ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *SMP_ROWS)
 
 pytestmark = pytest.mark.timeout(60)
 

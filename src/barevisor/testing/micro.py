@@ -85,8 +85,9 @@ class Gate:
 class MicroGuest:
     """A row: `text` starts at CODE in `mode` and must cause `expect`, in order, then end.
 
-    mode: real, prot16, prot32, long or compat. irqchip: whether the VM has one. answers: what reads
-    take, in order. cr0, cr4, efer: bits to add (cr0_off: to clear). msrs: set before. gates: by
+    mode: real, prot16, prot32, long or compat. cpus: those behind the first wait for INIT and SIPI;
+    what they report is among the steps, and any of them may end it. irqchip: whether the VM has
+    one. answers: what reads take, in order. cr0, cr4, efer: bits to add (cr0_off: to clear). msrs: set before. gates: by
     vector. poke: bytes at addresses, once the tables are there; a value may be a function of the
     labels. memory: what RAM must hold in the end. not_emulated, not_nested: why it
     cannot run on a /dev/kvm that emulates ring 0, or on KVM under QEMU's TCG.
@@ -97,6 +98,7 @@ class MicroGuest:
     text: str
     expect: tuple[Expected, ...] = ()
     irqchip: bool = False
+    cpus: int = 1
     answers: bytes = b""
     cr0: int = 0
     cr0_off: int = 0
@@ -356,20 +358,14 @@ def run(kind: engine.Engine, row: MicroGuest, *, tss_type: int = 11) -> Outcome:
     anchor = ctypes.c_char.from_buffer(ram)
     for at, raw in image.parts.items():
         ram[at : at + len(raw)] = raw
-    vm = kind.create_vm(engine.MachineSpec(irqchip=row.irqchip))
+    vm = kind.create_vm(engine.MachineSpec(cpus=row.cpus, irqchip=row.irqchip))
     try:
         # JUSTIFICATION: the micro guest's RAM; `ram` outlives the VM.
         vm.set_memory(0, 0, RAM_SIZE, ctypes.addressof(anchor))
         vcpu = vm.create_vcpu(0)
         image.state.tsc = vcpu.get_state().tsc
         vcpu.set_state(image.state)
-        timer = threading.Timer(SECONDS, vcpu.kick)
-        timer.start()
-        try:
-            steps, end = _loop(vm, vcpu, row)
-        finally:
-            timer.cancel()
-            timer.join()
+        steps, end = _run_all(vm, vcpu, row)
         state = vcpu.get_state()
         return Outcome(steps, end, state, {a: ram[a : a + len(w)] for a, w in row.memory.items()})
     finally:
@@ -377,16 +373,42 @@ def run(kind: engine.Engine, row: MicroGuest, *, tss_type: int = 11) -> Outcome:
         del anchor
 
 
-def _loop(
-    vm: engine.EngineVm, vcpu: engine.Vcpu, row: MicroGuest
+def _run_all(
+    vm: engine.EngineVm, first: engine.Vcpu, row: MicroGuest
 ) -> tuple[list[int | engine.Exit], str]:
+    """Every CPU on a thread of its own; the first end sends all of them home."""
+    vcpus = [first, *(vm.create_vcpu(i) for i in range(1, row.cpus))]
     steps: list[int | engine.Exit] = []
+    ends: list[str] = []
+
+    def one(vcpu: engine.Vcpu) -> None:
+        ends.append(_loop(vm, vcpu, row, steps))
+        for other in vcpus:
+            if other is not vcpu:
+                other.kick()
+
+    timer = threading.Timer(SECONDS, first.kick)
+    others = [threading.Thread(target=one, args=(v,)) for v in vcpus[1:]]
+    for thread in (timer, *others):
+        thread.start()
+    try:
+        one(first)
+    finally:
+        timer.cancel()
+        for thread in (timer, *others):
+            thread.join()
+    return steps, ends[0]
+
+
+def _loop(
+    vm: engine.EngineVm, vcpu: engine.Vcpu, row: MicroGuest, steps: list[int | engine.Exit]
+) -> str:
     answers = row.answers
     for _ in range(MAX_EXITS):
         done = vcpu.run()
         match done:
             case PioWrite(port=0xF4):
-                return steps, "port"
+                return "port"
             case PioWrite(port=0x10, data=data):
                 steps.append(int.from_bytes(data, "little"))
             case PioWrite(port=0xD0 | 0xD1 as port, data=data):
@@ -394,9 +416,9 @@ def _loop(
             case PioWrite(port=0xD2, data=data):
                 vm.signal_msi(LAPIC, data[0])
             case engine.Halted():
-                return steps, "halted"
+                return "halted"
             case engine.Shutdown():
-                return steps, "shutdown"
+                return "shutdown"
             case PioRead() | engine.MmioRead():
                 steps.append(done)
                 size = done.size * (done.count if isinstance(done, PioRead) else 1)
@@ -405,10 +427,10 @@ def _loop(
             case PioWrite() | engine.MmioWrite():
                 steps.append(done)
             case engine.Interrupted():
-                return steps, f"not done after {SECONDS:g} s"
+                return f"not done after {SECONDS:g} s"
             case _:
-                return steps, str(done)
-    return steps, f"not done after {MAX_EXITS} exits"
+                return str(done)
+    return f"not done after {MAX_EXITS} exits"
 
 
 def expected_steps(row: MicroGuest) -> list[int | engine.Exit]:

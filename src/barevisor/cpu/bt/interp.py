@@ -75,6 +75,7 @@ def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
     if attention & ATT_NMI and not cpu.nmi_masked and not cpu.shadow:
         __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
         cpu.nmi_masked = 1
+        cpu.link = cython.NULL
         return deliver(cpu, EXC_NMI, NO_ERROR, KIND_NMI)
     if attention & ATT_INTERRUPT and cpu.sysflags & FLAG_IF and not cpu.shadow:
         return _interrupt(cpu)
@@ -93,6 +94,7 @@ def _interrupt(cpu: cython.pointer(Cpu)) -> cython.int:
     if pending < 0:
         return ST_NEXT
     __sync_fetch_and_or(cython.address(cpu.attention), cython.cast(u32, ATT_INTERRUPT))
+    cpu.link = cython.NULL  # the handler is not where the last block's branch goes
     return deliver(cpu, apic_ack(cpu, pending), NO_ERROR, KIND_EXTERNAL)
 
 
