@@ -75,6 +75,15 @@ class LinuxGuest:
                 device.close()
 
 
+def _machine(config: VmConfig | ImageConfig, engine: Engine) -> Machine:
+    stats = None
+    if config.stats:
+        from barevisor.board.stats import Stats
+
+        stats = Stats()
+    return Machine(engine, MachineSpec(cpus=config.cpus), config.memory, stats=stats)
+
+
 @dataclass(slots=True)
 class Board:
     """The devices of every machine that others need to reach."""
@@ -119,7 +128,7 @@ def linux_guest(
     archive = initrd.build_initrd(kernel, _setup(config))
     phases.mark("kernel")
     devices: list[VirtioDevice] = []
-    machine = Machine(engine, MachineSpec(cpus=config.cpus), config.memory)
+    machine = _machine(config, engine)
     try:
         board = build_board(machine, console_output)
         agent = Console([AGENT_PORT])
@@ -127,7 +136,7 @@ def linux_guest(
         devices += _file_systems(config)
         devices.append(Rng())
         functions = [
-            VirtioPci(device, machine.ram, machine.msi, doorbells=machine.vm) for device in devices
+            VirtioPci(device, machine.ram, machine.msi, doorbells=machine) for device in devices
         ]
         for function in functions:
             board.pci.add(function)
@@ -211,7 +220,7 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
     prepared = None
     if opened.kind in (Kind.BZIMAGE, Kind.LINUX):
         prepared = linux.prepare(opened, cache_dir() / "unpacked")
-    machine = Machine(engine, MachineSpec(cpus=config.cpus), config.memory)
+    machine = _machine(config, engine)
     try:
         board = build_board(machine, serial)
         _test_devices(config, machine, debug)

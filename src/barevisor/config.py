@@ -123,6 +123,8 @@ class VmConfig:
     """All kernel messages come to the console."""
     fetch: bool = True
     """Fetch a kernel when none is here."""
+    stats: bool = False
+    """Count and time exits."""
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -210,6 +212,7 @@ class ImageConfig:
     engine: str = "auto"
     testdev: bool = False
     debugcon: bool = False
+    stats: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))

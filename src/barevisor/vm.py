@@ -28,6 +28,7 @@ from barevisor.guest.console import ConsoleLog
 from barevisor.process import Argv, CompletedProcess, Process
 
 if TYPE_CHECKING:
+    from barevisor.board.stats import Report as Statistics
     from barevisor.guest.agent import AgentClient, Hello
     from barevisor.guest.cache import Progress
 
@@ -250,6 +251,10 @@ class Vm:
         """Guest instructions executed so far; 0 where the engine does not count (kvm)."""
         guest = self._guest
         return 0 if guest is None else sum(v.instructions() for v in guest.machine.vcpus)
+
+    def statistics(self) -> Statistics | None:
+        """What was counted, once the VM is stopped; None unless `config.stats`."""
+        return None if self._guest is None else self._guest.machine.statistics()
 
     def report(self) -> str:
         """Every vCPU's state and the last console lines, as text; "" before the boot."""

@@ -26,7 +26,14 @@ NUMBERS = [
     (ioctls.IRQ_LINE, 0x4008AE61),
     (ioctls.CREATE_PIT2, 0x4040AE77),
     (ioctls.IOEVENTFD, 0x4040AE79),
+    (ioctls.GET_IRQCHIP, 0xC208AE62),
+    (ioctls.SET_IRQCHIP, 0x8208AE63),
+    (ioctls.SET_CLOCK, 0x4030AE7B),
+    (ioctls.GET_CLOCK, 0x8030AE7C),
+    (ioctls.GET_PIT2, 0x8070AE9F),
+    (ioctls.SET_PIT2, 0x4070AEA0),
     (ioctls.SIGNAL_MSI, 0x4020AEA5),
+    (ioctls.GET_STATS_FD, 0xAECE),
     (ioctls.RUN, 0xAE80),
     (ioctls.GET_REGS, 0x8090AE81),
     (ioctls.SET_REGS, 0x4090AE82),
@@ -41,10 +48,13 @@ NUMBERS = [
     (ioctls.SET_CPUID2, 0x4008AE90),
     (ioctls.GET_MP_STATE, 0x8004AE98),
     (ioctls.SET_MP_STATE, 0x4004AE99),
+    (ioctls.SET_GUEST_DEBUG, 0x4048AE9B),
     (ioctls.GET_VCPU_EVENTS, 0x8040AE9F),
     (ioctls.SET_VCPU_EVENTS, 0x4040AEA0),
     (ioctls.GET_DEBUGREGS, 0x8080AEA1),
     (ioctls.SET_DEBUGREGS, 0x4080AEA2),
+    (ioctls.SET_TSC_KHZ, 0xAEA2),
+    (ioctls.GET_TSC_KHZ, 0xAEA3),
     (ioctls.GET_XSAVE, 0x9000AEA4),
     (ioctls.SET_XSAVE, 0x5000AEA5),
     (ioctls.GET_XCRS, 0x8188AEA6),
@@ -152,3 +162,20 @@ def test_cpuid_is_made_one_machines() -> None:
     assert rows[0x80000001, 0].ecx == 1
     assert (rows[0xB, 1].eax, rows[0xB, 1].ebx, rows[0xB, 1].edx) == (2, 3, 2)
     assert host[0].ebx == 0x07080900
+
+
+def test_every_ioctl_is_checked_here() -> None:
+    assert {row.name for row in ioctls.TABLE} == {row.name for row, _ in NUMBERS}
+
+
+def test_every_capability_has_a_number() -> None:
+    assert {row.cap for row in ioctls.TABLE if row.cap} <= set(ioctls.CAPS)
+    assert set(ioctls.WITHOUT_IOCTL) <= set(ioctls.CAPS)
+
+
+def test_a_missing_capability_is_named_with_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {"KVM_CAP_PIT2", "KVM_CAP_IMMEDIATE_EXIT", "KVM_CAP_BINARY_STATS_FD"}
+    monkeypatch.setattr(ioctls, "capability", lambda kvm, name: name not in absent)
+    assert sorted(ioctls.missing(0)) == [
+        "KVM_CAP_IMMEDIATE_EXIT", "KVM_CAP_PIT2 (for KVM_CREATE_PIT2)",
+    ]  # fmt: skip

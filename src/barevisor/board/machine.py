@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from barevisor.board import map as board_map
 from barevisor.board.bus import Bus
@@ -36,6 +36,9 @@ from barevisor.cpu.engine import (
     Vcpu,
 )
 from barevisor.errors import GuestError
+
+if TYPE_CHECKING:
+    from barevisor.board.stats import Report, Stats
 
 STACK_SIZE = 64 << 20
 """Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
@@ -76,8 +79,11 @@ class Debugger(Protocol):
 class Machine:
     """RAM, buses, vCPUs and interrupt lines of one VM. Add devices, set vCPU 0's state, start."""
 
-    def __init__(self, engine: Engine, spec: MachineSpec, memory_bytes: int) -> None:
-        """Raises ConfigError (memory size), HostError (no memory) or EngineError."""
+    def __init__(
+        self, engine: Engine, spec: MachineSpec, memory_bytes: int, *, stats: Stats | None = None
+    ) -> None:
+        """With `stats` all is counted. Raises ConfigError (memory size), HostError (no memory) or
+        EngineError."""
         self.spec = spec
         self.memory_bytes = memory_bytes
         self.ports = Bus("port")
@@ -99,6 +105,11 @@ class Machine:
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._closed = False
+        self._stats = stats
+        self._report: Report | None = None
+        self._send_msi = self._deliver
+        if stats is not None:
+            self._send_msi = stats.timed("message-signalled interrupt", self._deliver)
         self.ram = GuestRam(board_map.ram_ranges(memory_bytes))
         try:
             self.vm = engine.create_vm(spec)
@@ -109,7 +120,7 @@ class Machine:
             for slot, r in enumerate(self.ram.ranges):
                 self.vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
             self.ram.on_write = self.vm.memory_written
-            self.vcpus: list[Vcpu] = [self.vm.create_vcpu(i) for i in range(spec.cpus)]
+            self.vcpus: list[Vcpu] = [self._vcpu(i) for i in range(spec.cpus)]
         except BaseException:
             self.vm.close()
             self.ram.close()
@@ -117,6 +128,10 @@ class Machine:
         self._lines = [
             IrqLine(partial(self.vm.irq_line, gsi)) for gsi in range(board_map.GSI_COUNT)
         ]
+
+    def _vcpu(self, index: int) -> Vcpu:
+        vcpu = self.vm.create_vcpu(index)
+        return vcpu if self._stats is None else self._stats.vcpu(vcpu)
 
     # ---- what devices use ----------------------------------------------------------------
 
@@ -126,7 +141,20 @@ class Machine:
 
     def msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt. Any thread."""
+        self._send_msi(address, data)
+
+    def _deliver(self, address: int, data: int) -> None:
         self.vm.signal_msi(address, data)
+
+    def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
+        """See EngineVm.add_doorbell."""
+        if self._stats is not None:
+            on_write = self._stats.timed("doorbell", on_write, gpa)
+        self.vm.add_doorbell(gpa, size, on_write)
+
+    def remove_doorbell(self, gpa: int) -> None:
+        """See EngineVm.remove_doorbell."""
+        self.vm.remove_doorbell(gpa)
 
     def end(self, kind: str, detail: str = "", code: int = 0) -> None:
         """State the outcome (the first one stands) and send every vCPU home. Any thread."""
@@ -228,11 +256,18 @@ class Machine:
         parts += [f"guest error: {e}" for e in self.guest_errors]
         return "\n".join(parts)
 
+    def statistics(self) -> Report | None:
+        """What was counted, once no vCPU runs any more; None unless asked for at the start."""
+        if self._report is None and self._stats is not None and not self._closed:
+            self._report = self._stats.report(self.ports, self.memory, self.vm.counters())
+        return self._report
+
     def close(self) -> None:
         """Stop, join and free everything. Idempotent; not from a vCPU's thread."""
         if self._closed:
             return
         self.join()
+        self.statistics()
         self._closed = True
         for let_go in self.on_close:
             let_go()

@@ -71,6 +71,10 @@ def run_image(config: ImageConfig, timeout: float | None) -> int:
             with suppress(OSError):
                 stdout.flush()
                 stderr.flush()
+    if (counted := vm.machine.statistics()) is not None:
+        from barevisor.cli import stats
+
+        stats.show(vm.engine_name, counted)
     return 128 + interrupted[0] if interrupted else code
 
 

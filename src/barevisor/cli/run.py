@@ -31,6 +31,7 @@ class Given(argparse.Namespace):
     timeout: float | None
     tty: bool
     boot_log: bool
+    stats: bool
     append: str
     no_root: bool
     initrd: str | None
@@ -85,6 +86,8 @@ def _linux_options(made: Parser) -> None:
         help="End everything after this time, with code 124.")  # fmt: skip
     add("-t", "--tty", action="store_true", help="Give the command a terminal.")
     add("--boot-log", action="store_true", help="Kernel messages and times on stderr.")
+    add("--stats", action="store_true",
+        help="At the end, exits by kind with their times on stderr.")  # fmt: skip
     add("--append", metavar="TEXT", default="", help="More kernel parameters.")
 
 
@@ -135,6 +138,7 @@ def _image(given: Given) -> int:
         given.engine,
         testdev=given.testdev,
         debugcon=given.debugcon,
+        stats=given.stats,
     )
     from barevisor.cli.image import run_image
 
@@ -161,6 +165,7 @@ def _linux(given: Given) -> int:
         shares=tuple(Share.parse(text) for text in given.share),
         append=given.append,
         verbose=given.boot_log,
+        stats=given.stats,
     )
     env, timeout = parse_environment(given.env), given.seconds()
     from barevisor.cli.session import Session

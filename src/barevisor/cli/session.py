@@ -80,6 +80,10 @@ class Session:
         vm.stop()
         if self._boot_log and vm.hello is not None:  # it may have ended before it was up
             bootlog.show(vm)
+        if (counted := vm.statistics()) is not None:
+            from barevisor.cli import stats
+
+            stats.show(vm.engine_name, counted)
         return code
 
     # ---- the main thread -----------------------------------------------------------------

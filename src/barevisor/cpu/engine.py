@@ -365,6 +365,10 @@ class EngineVm(Protocol):
         """Call `sink` with every block of guest code that runs, in order for each vCPU, on its
         thread. Before the first `run`. Raises EngineError where the host's CPU runs the guest."""
 
+    def counters(self) -> dict[str, int]:
+        """What the engine itself counted so far, by its own names ("exits": all that left guest
+        code, also those that never reach Python); empty where it does not count."""
+
     def close(self) -> None:
         """Free everything; vCPUs must not be in `run`. Idempotent."""
 

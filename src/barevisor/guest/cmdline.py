@@ -58,7 +58,8 @@ def kernel_command_line(*, verbose: bool = False, append: str = "") -> str:
     initcall_blacklist says, so one in `append` replaces ours: "initcall_blacklist=none" gives
     a guest whose kernel can be traced."""
     words = append.split()
-    rows = ALWAYS + (VERBOSE if verbose else QUIET)
+    # First: an early console prints what there is by the level that holds when it is named.
+    rows = (VERBOSE if verbose else QUIET) + ALWAYS
     if not any(word.startswith(BLACKLIST) for word in words):
         rows += ((BLACKLIST + ",".join(name for name, _ in UNCALLED), "see UNCALLED"),)
     return " ".join([*(name for name, _ in rows), *words])

@@ -142,6 +142,10 @@ class FakeVm:
         """Recorded in `written`."""
         self.written.append((gpa, size))
 
+    def counters(self) -> dict[str, int]:
+        """It counts nothing."""
+        return {}
+
     def set_debug(self, debug: GuestDebug | None) -> None:
         """Recorded in `debug`."""
         self.debug = debug

@@ -30,6 +30,7 @@ class Chips:
         self.ioapic = ioapic.IoApic(self._deliver)
         self.pit = pit.Pit(self._timer_line)
         self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self.accesses = self.rung = 0
 
     def _vm(self) -> VmCore:
         if self.core is None:
@@ -66,12 +67,14 @@ class Chips:
             value = self.pit.read(port)
         else:
             return None
+        self.accesses += 1
         return value | ((1 << 8 * size) - 1) & ~0xFF
 
     def port_write(self, port: int, size: int, data: bytes) -> bool:
         """One or more items of `size` bytes; only the low byte of each reaches a chip."""
         if not self.irqchip or not (port in PIC_PORTS or port in PIT_PORTS):
             return False
+        self.accesses += 1
         for value in data[::size]:
             if port in PIC_PORTS:
                 self._vm().pic_write(port, value)
@@ -85,16 +88,19 @@ class Chips:
         """Up to 8 bytes at `gpa`."""
         if not self.irqchip or not 0 <= gpa - ioapic.BASE < ioapic.SIZE:
             return None
+        self.accesses += 1
         return self.ioapic.read(gpa - ioapic.BASE) & (1 << 8 * size) - 1
 
     def mmio_write(self, gpa: int, data: bytes) -> bool:
         """Up to 8 bytes at `gpa`."""
         bell = self._bells.get(gpa)
         if bell is not None and bell[0] in (0, len(data)):
+            self.rung += 1
             bell[1](int.from_bytes(data, "little"))
             return True
         if not self.irqchip or not 0 <= gpa - ioapic.BASE < ioapic.SIZE:
             return False
+        self.accesses += 1
         self.ioapic.write(gpa - ioapic.BASE, int.from_bytes(data[:4], "little"))
         return True
 

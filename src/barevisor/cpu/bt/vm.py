@@ -137,6 +137,15 @@ class BtVm:
             vcpu.set_trace(sink)
         self._open().trace()
 
+    def counters(self) -> dict[str, int]:
+        """See EngineVm.counters. "chips": accesses to IOAPIC, 8259s and 8254, and doorbells; they
+        leave compiled code and are answered in the engine."""
+        return {
+            "instructions": sum(vcpu.instructions() for vcpu in self._vcpus),
+            "chips": self._chips.accesses,
+            "doorbells": self._chips.rung,
+        }
+
     def close(self) -> None:
         """See EngineVm.close."""
         core, self._core = self._core, None

@@ -2,6 +2,9 @@
 
 number = direction << 30 | sizeof(argument) << 16 | KVMIO << 8 | nr (asm-generic/ioctl.h). For a
 struct that ends in a flexible array the size is that of its header.
+
+`cap` is the capability that says whether the ioctl is there (api.rst, "Capability:" of each). A
+KVM that lacks one is refused before a VM exists, by name; `optional` ones are asked where used.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import ctypes
 import fcntl
 import os
 from dataclasses import dataclass
+from errno import EINVAL, ENOMEM, ENOSYS, ENOTTY
 
 from barevisor.cpu.kvm import abi
 from barevisor.errors import EngineError
@@ -30,6 +34,8 @@ class Ioctl:
     nr: int
     direction: int = NONE
     arg: type[abi.Abi] | None = None
+    cap: str = ""
+    optional: bool = False
 
     @property
     def number(self) -> int:
@@ -44,7 +50,7 @@ class Ioctl:
                 return self._wide(fd, arg)
             return fcntl.ioctl(fd, self.number, arg)
         except OSError as e:
-            raise EngineError(f"{self.name}: {e.strerror}") from e
+            raise EngineError(f"{self.name}: {e.strerror}", _hint(e.errno)) from e
 
     def _wide(self, fd: int, arg: int) -> int:
         # fcntl.ioctl passes an int as a signed 32-bit one, and the kernel would see it extended.
@@ -55,22 +61,44 @@ class Ioctl:
         return done
 
 
+def _hint(errno: int | None) -> str:
+    """What to do about a refusal."""
+    if errno in (ENOTTY, ENOSYS, EINVAL):
+        return "the host's KVM does not know it, or not so: use --engine bt, or a newer kernel"
+    if errno == ENOMEM:
+        return "lower --memory or --cpus"
+    return ""
+
+
 GET_API_VERSION = Ioctl("KVM_GET_API_VERSION", 0x00)
 CREATE_VM = Ioctl("KVM_CREATE_VM", 0x01)
 GET_MSR_INDEX_LIST = Ioctl("KVM_GET_MSR_INDEX_LIST", 0x02, READ | WRITE, abi.MsrList)
 CHECK_EXTENSION = Ioctl("KVM_CHECK_EXTENSION", 0x03)
 GET_VCPU_MMAP_SIZE = Ioctl("KVM_GET_VCPU_MMAP_SIZE", 0x04)
-GET_SUPPORTED_CPUID = Ioctl("KVM_GET_SUPPORTED_CPUID", 0x05, READ | WRITE, abi.Cpuid)
+GET_SUPPORTED_CPUID = Ioctl(
+    "KVM_GET_SUPPORTED_CPUID", 0x05, READ | WRITE, abi.Cpuid, "KVM_CAP_EXT_CPUID"
+)
 
 CREATE_VCPU = Ioctl("KVM_CREATE_VCPU", 0x41)
-SET_USER_MEMORY_REGION = Ioctl("KVM_SET_USER_MEMORY_REGION", 0x46, WRITE, abi.MemoryRegion)
-SET_TSS_ADDR = Ioctl("KVM_SET_TSS_ADDR", 0x47)
-SET_IDENTITY_MAP_ADDR = Ioctl("KVM_SET_IDENTITY_MAP_ADDR", 0x48, WRITE, abi.U64)
-CREATE_IRQCHIP = Ioctl("KVM_CREATE_IRQCHIP", 0x60)
-IRQ_LINE = Ioctl("KVM_IRQ_LINE", 0x61, WRITE, abi.IrqLevel)
-CREATE_PIT2 = Ioctl("KVM_CREATE_PIT2", 0x77, WRITE, abi.PitConfig)
-IOEVENTFD = Ioctl("KVM_IOEVENTFD", 0x79, WRITE, abi.IoEventFd)
-SIGNAL_MSI = Ioctl("KVM_SIGNAL_MSI", 0xA5, WRITE, abi.Msi)
+SET_USER_MEMORY_REGION = Ioctl(
+    "KVM_SET_USER_MEMORY_REGION", 0x46, WRITE, abi.MemoryRegion, "KVM_CAP_USER_MEMORY"
+)
+SET_TSS_ADDR = Ioctl("KVM_SET_TSS_ADDR", 0x47, cap="KVM_CAP_SET_TSS_ADDR")
+SET_IDENTITY_MAP_ADDR = Ioctl(
+    "KVM_SET_IDENTITY_MAP_ADDR", 0x48, WRITE, abi.U64, "KVM_CAP_SET_IDENTITY_MAP_ADDR"
+)
+CREATE_IRQCHIP = Ioctl("KVM_CREATE_IRQCHIP", 0x60, cap="KVM_CAP_IRQCHIP")
+IRQ_LINE = Ioctl("KVM_IRQ_LINE", 0x61, WRITE, abi.IrqLevel, "KVM_CAP_IRQCHIP")
+GET_IRQCHIP = Ioctl("KVM_GET_IRQCHIP", 0x62, READ | WRITE, abi.IrqChip, "KVM_CAP_IRQCHIP")
+SET_IRQCHIP = Ioctl("KVM_SET_IRQCHIP", 0x63, READ, abi.IrqChip, "KVM_CAP_IRQCHIP")
+CREATE_PIT2 = Ioctl("KVM_CREATE_PIT2", 0x77, WRITE, abi.PitConfig, "KVM_CAP_PIT2")
+IOEVENTFD = Ioctl("KVM_IOEVENTFD", 0x79, WRITE, abi.IoEventFd, "KVM_CAP_IOEVENTFD")
+SET_CLOCK = Ioctl("KVM_SET_CLOCK", 0x7B, WRITE, abi.Clock, "KVM_CAP_ADJUST_CLOCK")
+GET_CLOCK = Ioctl("KVM_GET_CLOCK", 0x7C, READ, abi.Clock, "KVM_CAP_ADJUST_CLOCK")
+GET_PIT2 = Ioctl("KVM_GET_PIT2", 0x9F, READ, abi.PitState, "KVM_CAP_PIT_STATE2")
+SET_PIT2 = Ioctl("KVM_SET_PIT2", 0xA0, WRITE, abi.PitState, "KVM_CAP_PIT_STATE2")
+SIGNAL_MSI = Ioctl("KVM_SIGNAL_MSI", 0xA5, WRITE, abi.Msi, "KVM_CAP_SIGNAL_MSI")
+GET_STATS_FD = Ioctl("KVM_GET_STATS_FD", 0xCE, cap="KVM_CAP_BINARY_STATS_FD", optional=True)
 
 RUN = Ioctl("KVM_RUN", 0x80)
 GET_REGS = Ioctl("KVM_GET_REGS", 0x81, READ, abi.Regs)
@@ -81,39 +109,81 @@ TRANSLATE = Ioctl("KVM_TRANSLATE", 0x85, READ | WRITE, abi.Translation)
 GET_MSRS = Ioctl("KVM_GET_MSRS", 0x88, READ | WRITE, abi.Msrs)
 SET_MSRS = Ioctl("KVM_SET_MSRS", 0x89, WRITE, abi.Msrs)
 SET_SIGNAL_MASK = Ioctl("KVM_SET_SIGNAL_MASK", 0x8B, WRITE, abi.SignalMask)
-GET_LAPIC = Ioctl("KVM_GET_LAPIC", 0x8E, READ, abi.Lapic)
-SET_LAPIC = Ioctl("KVM_SET_LAPIC", 0x8F, WRITE, abi.Lapic)
-SET_CPUID2 = Ioctl("KVM_SET_CPUID2", 0x90, WRITE, abi.Cpuid)
-GET_MP_STATE = Ioctl("KVM_GET_MP_STATE", 0x98, READ, abi.MpState)
-SET_MP_STATE = Ioctl("KVM_SET_MP_STATE", 0x99, WRITE, abi.MpState)
-SET_GUEST_DEBUG = Ioctl("KVM_SET_GUEST_DEBUG", 0x9B, WRITE, abi.GuestDebug)
-GET_VCPU_EVENTS = Ioctl("KVM_GET_VCPU_EVENTS", 0x9F, READ, abi.VcpuEvents)
-SET_VCPU_EVENTS = Ioctl("KVM_SET_VCPU_EVENTS", 0xA0, WRITE, abi.VcpuEvents)
-GET_DEBUGREGS = Ioctl("KVM_GET_DEBUGREGS", 0xA1, READ, abi.DebugRegs)
-SET_DEBUGREGS = Ioctl("KVM_SET_DEBUGREGS", 0xA2, WRITE, abi.DebugRegs)
-GET_XSAVE = Ioctl("KVM_GET_XSAVE", 0xA4, READ, abi.Xsave)
-SET_XSAVE = Ioctl("KVM_SET_XSAVE", 0xA5, WRITE, abi.Xsave)
-GET_XCRS = Ioctl("KVM_GET_XCRS", 0xA6, READ, abi.Xcrs)
-SET_XCRS = Ioctl("KVM_SET_XCRS", 0xA7, WRITE, abi.Xcrs)
+GET_LAPIC = Ioctl("KVM_GET_LAPIC", 0x8E, READ, abi.Lapic, "KVM_CAP_IRQCHIP")
+SET_LAPIC = Ioctl("KVM_SET_LAPIC", 0x8F, WRITE, abi.Lapic, "KVM_CAP_IRQCHIP")
+SET_CPUID2 = Ioctl("KVM_SET_CPUID2", 0x90, WRITE, abi.Cpuid, "KVM_CAP_EXT_CPUID")
+GET_MP_STATE = Ioctl("KVM_GET_MP_STATE", 0x98, READ, abi.MpState, "KVM_CAP_MP_STATE")
+SET_MP_STATE = Ioctl("KVM_SET_MP_STATE", 0x99, WRITE, abi.MpState, "KVM_CAP_MP_STATE")
+SET_GUEST_DEBUG = Ioctl(
+    "KVM_SET_GUEST_DEBUG", 0x9B, WRITE, abi.GuestDebug, "KVM_CAP_SET_GUEST_DEBUG", optional=True
+)
+GET_VCPU_EVENTS = Ioctl("KVM_GET_VCPU_EVENTS", 0x9F, READ, abi.VcpuEvents, "KVM_CAP_VCPU_EVENTS")
+SET_VCPU_EVENTS = Ioctl("KVM_SET_VCPU_EVENTS", 0xA0, WRITE, abi.VcpuEvents, "KVM_CAP_VCPU_EVENTS")
+GET_DEBUGREGS = Ioctl("KVM_GET_DEBUGREGS", 0xA1, READ, abi.DebugRegs, "KVM_CAP_DEBUGREGS")
+SET_DEBUGREGS = Ioctl("KVM_SET_DEBUGREGS", 0xA2, WRITE, abi.DebugRegs, "KVM_CAP_DEBUGREGS")
+GET_TSC_KHZ = Ioctl("KVM_GET_TSC_KHZ", 0xA3, cap="KVM_CAP_GET_TSC_KHZ")
+SET_TSC_KHZ = Ioctl("KVM_SET_TSC_KHZ", 0xA2, cap="KVM_CAP_TSC_CONTROL", optional=True)
+GET_XSAVE = Ioctl("KVM_GET_XSAVE", 0xA4, READ, abi.Xsave, "KVM_CAP_XSAVE")
+SET_XSAVE = Ioctl("KVM_SET_XSAVE", 0xA5, WRITE, abi.Xsave, "KVM_CAP_XSAVE")
+GET_XCRS = Ioctl("KVM_GET_XCRS", 0xA6, READ, abi.Xcrs, "KVM_CAP_XCRS")
+SET_XCRS = Ioctl("KVM_SET_XCRS", 0xA7, WRITE, abi.Xcrs, "KVM_CAP_XCRS")
 
-# Capabilities (KVM_CHECK_EXTENSION). What the engine cannot do without, then what it looks at.
-REQUIRED = {
+# Capabilities (KVM_CHECK_EXTENSION): their numbers.
+CAPS = {
+    "KVM_CAP_IRQCHIP": 0,
     "KVM_CAP_USER_MEMORY": 3,
     "KVM_CAP_SET_TSS_ADDR": 4,
+    "KVM_CAP_EXT_CPUID": 7,
+    "KVM_CAP_NR_MEMSLOTS": 10,
     "KVM_CAP_MP_STATE": 14,
     "KVM_CAP_DESTROY_MEMORY_REGION_WORKS": 21,
+    "KVM_CAP_SET_GUEST_DEBUG": 23,
     "KVM_CAP_PIT2": 33,
+    "KVM_CAP_PIT_STATE2": 35,
     "KVM_CAP_IOEVENTFD": 36,
+    "KVM_CAP_SET_IDENTITY_MAP_ADDR": 37,
+    "KVM_CAP_ADJUST_CLOCK": 39,
     "KVM_CAP_VCPU_EVENTS": 41,
     "KVM_CAP_DEBUGREGS": 50,
     "KVM_CAP_XSAVE": 55,
     "KVM_CAP_XCRS": 56,
+    "KVM_CAP_TSC_CONTROL": 60,
+    "KVM_CAP_GET_TSC_KHZ": 61,
+    "KVM_CAP_MAX_VCPUS": 66,
+    "KVM_CAP_TSC_DEADLINE_TIMER": 72,
     "KVM_CAP_SIGNAL_MSI": 77,
     "KVM_CAP_READONLY_MEM": 81,
+    "KVM_CAP_IOEVENTFD_ANY_LENGTH": 122,
     "KVM_CAP_IMMEDIATE_EXIT": 136,
+    "KVM_CAP_SET_GUEST_DEBUG2": 195,  # its value: the KVM_GUESTDBG_* bits that this KVM knows
+    "KVM_CAP_BINARY_STATS_FD": 203,
 }
-CAP_NR_MEMSLOTS = 10
-CAP_SET_GUEST_DEBUG = 23
-CAP_MAX_VCPUS = 66
-CAP_TSC_DEADLINE_TIMER = 72
-CAP_SET_GUEST_DEBUG2 = 195  # its value: the KVM_GUESTDBG_* bits that this KVM knows
+WITHOUT_IOCTL = (
+    "KVM_CAP_DESTROY_MEMORY_REGION_WORKS", "KVM_CAP_READONLY_MEM", "KVM_CAP_IOEVENTFD_ANY_LENGTH",
+    "KVM_CAP_IMMEDIATE_EXIT",
+)  # fmt: skip
+"""What the engine cannot do without beside the ioctls: struct kvm_run's and flags of others."""
+TABLE = tuple(row for row in list(globals().values()) if isinstance(row, Ioctl))
+
+
+def needs() -> dict[str, list[str]]:
+    """Capability to what needs it, for all that must be there."""
+    found: dict[str, list[str]] = {cap: [] for cap in WITHOUT_IOCTL}
+    for row in TABLE:
+        if row.cap and not row.optional:
+            found.setdefault(row.cap, []).append(row.name)
+    return found
+
+
+def capability(kvm: int, name: str) -> int:
+    """What this KVM says of a capability: 0 for "not there", else mostly 1."""
+    return CHECK_EXTENSION(kvm, CAPS[name])
+
+
+def missing(kvm: int) -> list[str]:
+    """Capabilities that the engine must have and this KVM lacks, each with what needs it."""
+    return [
+        f"{cap} (for {', '.join(users)})" if users else cap
+        for cap, users in needs().items()
+        if not capability(kvm, cap)
+    ]

@@ -202,6 +202,10 @@ class KvmVcpu:
         """KVM does not count."""
         return 0
 
+    def stats_fd(self) -> int:
+        """A descriptor of the kernel's statistics, the caller's to close."""
+        return ioctls.GET_STATS_FD(self._fd)
+
     # ---- the whole state ----
 
     def get_state(self) -> engine.CpuState:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from errno import EACCES, ENODEV, ENOENT, ENXIO
 
 from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
-from barevisor.cpu.kvm import abi, cpuid, ioctls
+from barevisor.cpu.kvm import abi, counters, cpuid, ioctls
 from barevisor.cpu.kvm.debug import BLOCKIRQ, Stops
 from barevisor.cpu.kvm.doorbell import Doorbells
 from barevisor.cpu.kvm.vcpu import KvmVcpu
@@ -23,21 +24,31 @@ TSS_ADDR = 0xFFFBD000
 
 READONLY = 1 << 1  # KVM_MEM_READONLY
 
+NO_KVM = "use --engine bt"
+HINTS = {
+    EACCES: "add yourself to the group kvm (`sudo usermod -aG kvm $USER`, then log in anew), or "
+    "use --engine bt",
+    ENOENT: "load kvm-intel or kvm-amd if this machine has hardware virtualization (its firmware "
+    "may have it off), or use --engine bt",
+    ENXIO: "the kvm module finds no hardware virtualization here: use --engine bt",
+    ENODEV: "the kvm module finds no hardware virtualization here: use --engine bt",
+}
+"""By the errno of opening the device."""
+
 
 def open_device() -> int:
     """A descriptor of /dev/kvm with every capability that the engine needs, or EngineError."""
-    hint = "use --engine bt, or add yourself to the group kvm"
     try:
         fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:
-        raise EngineError(f"{DEVICE}: {e.strerror}", hint) from e
+        raise EngineError(f"{DEVICE}: {e.strerror}", HINTS.get(e.errno or 0, NO_KVM)) from e
     try:
         version = ioctls.GET_API_VERSION(fd)
         if version != API_VERSION:
             raise EngineError(f"{DEVICE}: API version {version}, not {API_VERSION}")
-        missing = [n for n, cap in ioctls.REQUIRED.items() if not ioctls.CHECK_EXTENSION(fd, cap)]
-        if missing:
-            raise EngineError(f"{DEVICE} lacks {', '.join(missing)}")
+        if missing := ioctls.missing(fd):
+            hint = "the host's kernel is too old, or was built without: use --engine bt"
+            raise EngineError(f"{DEVICE} lacks {', '.join(missing)}", hint)
     except EngineError:
         os.close(fd)
         raise
@@ -74,7 +85,7 @@ class KvmVm:
         self._fd = -1
         self._kvm = open_device()
         try:
-            limit = ioctls.CHECK_EXTENSION(self._kvm, ioctls.CAP_MAX_VCPUS)
+            limit = ioctls.capability(self._kvm, "KVM_CAP_MAX_VCPUS")
             # An xAPIC destination is 8 bits wide, and 255 means all.
             if not 1 <= spec.cpus <= min(limit, 255):
                 raise EngineError(f"{spec.cpus} CPUs: KVM here takes 1 to {min(limit, 255)}")
@@ -86,7 +97,7 @@ class KvmVm:
     def _create(self) -> None:
         kvm = self._kvm
         self._run_size = ioctls.GET_VCPU_MMAP_SIZE(kvm)
-        self._deadline = ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_TSC_DEADLINE_TIMER) > 0
+        self._deadline = ioctls.capability(kvm, "KVM_CAP_TSC_DEADLINE_TIMER") > 0
         self._msrs = _msr_list(kvm)
         self._cpuid = _supported_cpuid(kvm)
         self._stops = Stops(_guest_debug(kvm))
@@ -160,6 +171,13 @@ class KvmVm:
             "use --engine bt, or --trace exits",
         )
 
+    def counters(self) -> dict[str, int]:
+        """See EngineVm.counters: the kernel's own, over all vCPUs; {} where it has no binary
+        statistics (Linux before 5.14)."""
+        if not ioctls.capability(self._kvm, ioctls.GET_STATS_FD.cap):
+            return {}
+        return counters.total([vcpu.stats_fd() for vcpu in self._vcpus])
+
     def close(self) -> None:
         """See EngineVm.close."""
         if self._fd >= 0:
@@ -184,6 +202,6 @@ def _supported_cpuid(kvm: int) -> list[abi.CpuidEntry]:
 
 def _guest_debug(kvm: int) -> int:
     """KVM_GUESTDBG_* bits that the kernel knows; 0 for none at all."""
-    if not ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_SET_GUEST_DEBUG):
+    if not ioctls.capability(kvm, "KVM_CAP_SET_GUEST_DEBUG"):
         return 0
-    return ioctls.CHECK_EXTENSION(kvm, ioctls.CAP_SET_GUEST_DEBUG2) or BLOCKIRQ - 1
+    return ioctls.capability(kvm, "KVM_CAP_SET_GUEST_DEBUG2") or BLOCKIRQ - 1
