@@ -21,6 +21,8 @@ IMAGE_MEMORY_MIN = MIB
 CPUS_MAX = 255
 ENGINES = ("auto", "kvm", "bt")
 HOST, NONE = "host", "none"
+LOCALHOST = "127.0.0.1"
+TRACES = ("exits", "blocks")
 GUEST_ONLY = ("/proc", "/sys", "/dev", "/run")
 """The guest mounts its own file systems there, so a host's folder beneath is not visible."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -101,6 +103,58 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class GdbListen:
+    """Where a server for gdb listens: a TCP port, or a socket in the file system (`path`).
+
+    `wait`: the guest does not begin before a client lets it. Whoever can connect controls the
+    guest, and reads all that it can read."""
+
+    host: str = LOCALHOST
+    port: int = 0
+    path: str | None = None
+    wait: bool = True
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path is not None else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> GdbListen:
+        """[HOST]:PORT or unix:PATH, and ",nowait". Raises ConfigError."""
+        where, comma, option = text.rpartition(",")
+        if not comma:
+            where, option = text, "wait"
+        if option not in ("wait", "nowait"):
+            raise ConfigError(f"bad gdb address {text!r}", "only ,nowait may follow the address")
+        wait = option == "wait"
+        if where.startswith("unix:") and where[5:]:
+            return cls(path=where[5:], wait=wait)
+        host, colon, port = where.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+            raise ConfigError(
+                f"bad gdb address {text!r}", "give :PORT, HOST:PORT or unix:PATH; :0 finds a port"
+            )
+        return cls(host=host.strip("[]") or LOCALHOST, port=int(port[:6]), wait=wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What is written, line by line: "exits" or "blocks". `file`: None is stderr."""
+
+    kind: str
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in TRACES:
+            raise ConfigError(f"no trace of {self.kind!r}", f"one of {', '.join(TRACES)}")
+
+    @classmethod
+    def parse(cls, text: str) -> Trace:
+        """KIND[:FILE]. Raises ConfigError."""
+        kind, _, file = text.partition(":")
+        return cls(kind, Path(file) if file else None)
+
+
+@dataclass(frozen=True, slots=True)
 class VmConfig:
     """A Linux guest.
 
@@ -125,6 +179,8 @@ class VmConfig:
     """Fetch a kernel when none is here."""
     stats: bool = False
     """Count and time exits."""
+    gdb: GdbListen | None = None
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -213,6 +269,8 @@ class ImageConfig:
     testdev: bool = False
     debugcon: bool = False
     stats: bool = False
+    gdb: GdbListen | None = None
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))

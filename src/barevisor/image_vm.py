@@ -45,6 +45,18 @@ class ImageVm:
         self.machine, self.serial = bare_image(
             config, engine, self._guarded(serial), self._guarded(debug)
         )
+        self.gdb_address: str | None = None
+        if config.gdb is not None or config.trace is not None:
+            self._attach()
+
+    def _attach(self) -> None:
+        from barevisor.debug.attach import attach
+
+        try:
+            self.gdb_address = attach(self.machine, self.config.gdb, self.config.trace)
+        except BaseException:
+            self.machine.close()
+            raise
 
     def _guarded(self, output: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
@@ -58,7 +70,8 @@ class ImageVm:
 
     def start(self) -> None:
         """Run it."""
-        self.machine.start()
+        gdb = self.config.gdb
+        self.machine.start(paused=gdb is not None and gdb.wait)
 
     def input(self) -> Serial:
         """The serial port; feed it what the image shall read."""

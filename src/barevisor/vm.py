@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from barevisor.assembly import LinuxGuest, Phases, linux_guest
 from barevisor.board.machine import Outcome
-from barevisor.config import Share, VmConfig, parse_memory
+from barevisor.config import GdbListen, Share, Trace, VmConfig, parse_memory
 from barevisor.cpu.engine import Engine
 from barevisor.engines import for_linux
 from barevisor.errors import BarevisorError, GuestCrash, GuestError, GuestTimeout
@@ -58,13 +58,16 @@ class Vm:
         rw: Iterable[str | os.PathLike[str]] = (),
         shares: Iterable[str | Share] = (),
         append: str = "",
+        gdb: str | GdbListen | None = None,
+        trace: str | Trace | None = None,
         config: VmConfig | None = None,
         on_console: Callable[[str], None] | None = None,
         progress: Progress = _ignore,
     ) -> None:
         """See VmConfig for the fields; `config` replaces them all. `memory`: "512M" or bytes;
-        `shares`: "HOST:GUEST[:ro]". `on_console` gets each line of the guest's console,
-        `progress` the bytes of a kernel that must be fetched. Raises ConfigError."""
+        `shares`: "HOST:GUEST[:ro]"; `gdb`: ":1234", see GdbListen.parse and `gdb_address`;
+        `trace`: "exits:FILE", see Trace.parse. `on_console` gets each line of the guest's
+        console, `progress` the bytes of a kernel that must be fetched. Raises ConfigError."""
         self.config = config or VmConfig(
             memory=parse_memory(memory),
             cpus=cpus,
@@ -75,12 +78,16 @@ class Vm:
             rw=tuple(Path(path) for path in rw),
             shares=tuple(s if isinstance(s, Share) else Share.parse(s) for s in shares),
             append=append,
+            gdb=GdbListen.parse(gdb) if isinstance(gdb, str) else gdb,
+            trace=Trace.parse(trace) if isinstance(trace, str) else trace,
         )
         self.phases = Phases()
         self.hello: Hello | None = None
         """What the agent said first, once the guest is up."""
         self.engine_name = ""
         self.engine_reason = ""
+        self.gdb_address: str | None = None
+        """Where gdb can attach, from `boot` on, if it was asked for."""
         self._progress = progress
         self._console = ConsoleLog(on_console)
         self._lock = threading.RLock()
@@ -101,10 +108,20 @@ class Vm:
             engine, self.engine_reason = for_linux(self.config.engine)
             self.engine_name = engine.name
             self._guest = self._assemble(engine)
+            gdb = self.config.gdb
+            if gdb is not None or self.config.trace is not None:
+                self._attach()
             self._watcher = threading.Thread(target=self._watch, name="vm-watch", daemon=True)
             self.phases.mark("start")
-            self._guest.machine.start()
+            self._guest.machine.start(paused=gdb is not None and gdb.wait)
             self._watcher.start()
+
+    def _attach(self) -> None:
+        from barevisor.debug.attach import attach
+
+        assert self._guest is not None
+        machine = self._guest.machine
+        self.gdb_address = attach(machine, self.config.gdb, self.config.trace)
 
     def _assemble(self, engine: Engine) -> LinuxGuest:
         return linux_guest(self.config, engine, self._console.feed, self.phases, self._progress)
@@ -112,6 +129,8 @@ class Vm:
     def start(self, timeout: float | None = BOOT_SECONDS) -> Vm:
         """Boot unless it is up, and wait until the guest takes commands. Raises what
         went wrong: ConfigError, HostError, EngineError, GuestTimeout, GuestCrash."""
+        if self.config.gdb is not None and timeout == BOOT_SECONDS:
+            timeout = None  # a guest in a debugger has all the time that its user takes
         try:
             with self._lock:
                 if self._state == "new":

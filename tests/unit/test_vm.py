@@ -32,7 +32,7 @@ class NativeMachine:
         self.client, self.socket, self.program = client, ours, program
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, paused: bool = False) -> None:
         ours, theirs = self.socket, self.theirs
         fd = theirs.fileno()
         self.process = subprocess.Popen([self.program, str(fd)], pass_fds=[fd])

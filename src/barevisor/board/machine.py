@@ -217,11 +217,12 @@ class Machine:
             self._outcome = outcome = outcome._replace(state=state)
         return outcome
 
-    def pause(self) -> None:
-        """Return once no vCPU executes (or the machine has ended). Not from a vCPU's thread."""
+    def pause(self) -> bool:
+        """Return once no vCPU executes; False: the machine is ending, and some may. Once it has
+        paused none executes before `resume`, whatever else happens. Not from a vCPU's thread."""
         with self._cond:
             if self._want == "stop" or not self._threads:
-                return
+                return False
             self._want = "pause"
         for vcpu in self.vcpus:
             vcpu.kick()
@@ -229,8 +230,9 @@ class Machine:
             quiet = self._cond.wait_for(
                 lambda: self._want == "stop" or len(self._parked) == len(self.vcpus), KICK_TIMEOUT
             )
-        if not quiet:
-            raise RuntimeError("a kicked vCPU does not pause")
+            if not quiet:
+                raise RuntimeError("a kicked vCPU does not pause")
+            return self._want == "pause"
 
     def resume(self, hold: Collection[int] = ()) -> None:
         """Let paused vCPUs go on, but those in `hold`: these wait for a later `resume`."""

@@ -57,6 +57,10 @@ def run_image(config: ImageConfig, timeout: float | None) -> int:
         before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             vm.start()
+            if vm.gdb_address is not None:
+                from barevisor.cli.show import show_gdb
+
+                show_gdb(vm.gdb_address, config.gdb)
             threading.Thread(target=_feed, args=(vm,), daemon=True).start()
             code = vm.wait(timeout)
             if code is None:

@@ -33,6 +33,8 @@ class Given(argparse.Namespace):
     boot_log: bool
     stats: bool
     append: str
+    gdb: str | None
+    trace: str | None
     no_root: bool
     initrd: str | None
     testdev: bool
@@ -89,6 +91,10 @@ def _linux_options(made: Parser) -> None:
     add("--stats", action="store_true",
         help="At the end, exits by kind with their times on stderr.")  # fmt: skip
     add("--append", metavar="TEXT", default="", help="More kernel parameters.")
+    add("--gdb", metavar="ADDRESS[,nowait]", help="Serve gdb at :PORT (of this machine only), "
+        "HOST:PORT or unix:PATH; the guest waits for it. :0 finds a port.")  # fmt: skip
+    add("--trace", metavar="exits|blocks[:FILE]", help="A line for each exit from the guest, or "
+        "(bt) for each block of code it runs, on stderr or in FILE.")  # fmt: skip
 
 
 def _image_options(made: Parser) -> None:
@@ -121,7 +127,7 @@ def main(words: list[str]) -> int:
 def _image(given: Given) -> int:
     from pathlib import Path
 
-    from barevisor.config import ImageConfig, parse_memory
+    from barevisor.config import GdbListen, ImageConfig, Trace, parse_memory
 
     if given.kernel is None:
         raise ConfigError("--no-root needs an image", "give --kernel PATH")
@@ -139,6 +145,8 @@ def _image(given: Given) -> int:
         testdev=given.testdev,
         debugcon=given.debugcon,
         stats=given.stats,
+        gdb=GdbListen.parse(given.gdb) if given.gdb is not None else None,
+        trace=Trace.parse(given.trace) if given.trace is not None else None,
     )
     from barevisor.cli.image import run_image
 
@@ -148,7 +156,14 @@ def _image(given: Given) -> int:
 def _linux(given: Given) -> int:
     from pathlib import Path
 
-    from barevisor.config import Share, VmConfig, parse_environment, parse_memory
+    from barevisor.config import (
+        GdbListen,
+        Share,
+        Trace,
+        VmConfig,
+        parse_environment,
+        parse_memory,
+    )
 
     image_only = {"--initrd": given.initrd, "--testdev": given.testdev,
                   "--debugcon": given.debugcon}  # fmt: skip
@@ -166,6 +181,8 @@ def _linux(given: Given) -> int:
         append=given.append,
         verbose=given.boot_log,
         stats=given.stats,
+        gdb=GdbListen.parse(given.gdb) if given.gdb is not None else None,
+        trace=Trace.parse(given.trace) if given.trace is not None else None,
     )
     env, timeout = parse_environment(given.env), given.seconds()
     from barevisor.cli.session import Session

@@ -67,6 +67,10 @@ class Session:
         try:
             with self._progress:
                 vm.boot()
+            if vm.gdb_address is not None:
+                from barevisor.cli.show import show_gdb
+
+                show_gdb(vm.gdb_address, vm.config.gdb)
             with ExitStack() as stack:
                 stack.enter_context(self._signals())
                 if self._raw:
@@ -133,7 +137,8 @@ class Session:
         if self._interrupts > 1 or self._process is None:
             return 128 + number
         self._process.send_signal(number)
-        threading.Thread(target=self._check_alive, args=(number,), daemon=True).start()
+        if self._vm.gdb_address is None:  # a guest that a debugger stopped is alive enough
+            threading.Thread(target=self._check_alive, args=(number,), daemon=True).start()
         return None
 
     def _check_alive(self, number: signal.Signals) -> None:

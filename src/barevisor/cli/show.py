@@ -9,10 +9,19 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from barevisor.config import GdbListen
+
 
 def show(line: str) -> None:
     """One line."""
     sys.stdout.write(line + "\n")
+
+
+def show_gdb(address: str | None, gdb: GdbListen | None) -> None:
+    """Where a server for gdb listens, on stderr."""
+    if address is not None and gdb is not None:
+        then = "; the guest waits for it" if gdb.wait else ""
+        sys.stderr.write(f"gdb: target remote {address}{then}\n")
 
 
 def show_json(value: object) -> None:
