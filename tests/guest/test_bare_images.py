@@ -14,6 +14,7 @@ import pytest
 
 from barevisor.board import map as board_map
 from barevisor.config import ImageConfig
+from barevisor.errors import GuestCrash
 from barevisor.image_vm import ImageVm
 from barevisor.testing import images
 from barevisor.testing.asm import assemble
@@ -195,3 +196,50 @@ def test_a_wait_by_port_0x80_costs_no_exit(tmp_path: Path) -> None:
         vm.start()
         assert vm.wait(30) == 15
     assert spy.seen == [(1, 7)]
+
+
+OTHERS = f"""
+    mov esi, others; xor edi, edi; mov ecx, 64; rep movsb
+    mov ebx, 0xFEE00000; mov dword [ebx+0xF0], 0x1FF
+    mov dword [ebx+0x300], 0xC4500; mov dword [ebx+0x300], 0xC4600
+    mov dx, 0x510; mov ax, 5; out dx, ax; mov dx, 0x511; in al, dx; movzx ecx, al
+    more: pause; cmp [{AT + 0x2000}], ecx; jne more
+    mov al, cl
+"""
+OTHER = f"""
+    bits 16
+    others: cli; xor ax, ax; mov ds, ax; lgdt [0x30]; mov eax, 1; mov cr0, eax
+    jmp 8:dword in32
+    bits 32
+    in32: mov eax, 0x10; mov ds, eax; lock inc dword [{AT + 0x2000}]; sleep: hlt; jmp sleep
+"""
+FLAT_GDT = bytes(8) + descriptor(0, 0xFFFFF, 0x9B, 0xC) + descriptor(0, 0xFFFFF, 0x93, 0xC)
+
+
+def several(end: str) -> bytes:
+    """An image of 32-bit code that starts the other CPUs from page 0, as many as fw_cfg says."""
+    at = AT + 0x1000
+    text = f"lgdt [gdtr]; lock inc dword [{AT + 0x2000}]; {OTHERS} {end}; gdtr: dw 23; dd {at}"
+    code = assemble(text + OTHER, AT + 12, 32)
+    body = bytearray(images.multiboot_header() + code.code + bytes(16))
+    start = code.labels["others"] - AT
+    body[start + 0x30 : start + 0x36] = struct.pack("<HI", 23, at)
+    parts = [images.Part(AT, bytes(body)), images.Part(at, FLAT_GDT.ljust(0x2000, b"\0"))]
+    return images.elf(parts, AT + 12, bits=32)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("end", "code"), [("mov dx, 0xF4; out dx, al", None), ("cli; hlt", 0)], ids=["exits", "halts"]
+)
+def test_images_start_other_cpus(cpus: int, end: str, code: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(several(end))
+    config = ImageConfig(path, cpus=cpus, memory=64 * MIB, engine="bt", testdev=True)
+    with ImageVm(config, lambda data: None, lambda data: None) as vm:
+        vm.start()
+        if code is None:
+            assert vm.wait(30) == cpus << 1 | 1
+        else:
+            with pytest.raises(GuestCrash, match="halted"):
+                vm.wait(30)

@@ -87,10 +87,10 @@ class MicroGuest:
 
     mode: real, prot16, prot32, long or compat. cpus: those behind the first wait for INIT and SIPI;
     what they report is among the steps, and any of them may end it. irqchip: whether the VM has
-    one. answers: what reads take, in order. cr0, cr4, efer: bits to add (cr0_off: to clear). msrs: set before. gates: by
-    vector. poke: bytes at addresses, once the tables are there; a value may be a function of the
-    labels. memory: what RAM must hold in the end. not_emulated, not_nested: why it
-    cannot run on a /dev/kvm that emulates ring 0, or on KVM under QEMU's TCG.
+    one. answers: what reads take, in order. cr0, cr4, efer: bits to add (cr0_off: to clear). msrs:
+    set before. gates: by vector. poke: bytes at addresses, once the tables are there; a value may
+    be a function of the labels. memory: what RAM must hold in the end. not_emulated, not_nested:
+    why it cannot run on a /dev/kvm that emulates ring 0, or on KVM under QEMU's TCG.
     """
 
     name: str

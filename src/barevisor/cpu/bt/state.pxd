@@ -525,3 +525,5 @@ cdef struct Cpu:
     u32 stops                # how often stop_others was called and not yet resume_others
     u32 pauses               # PAUSEs since the last yield to the host
     u32 dropped              # hold(): blocks died
+    u32 gone                 # this CPU's last sleep was one for good
+    u32 gone_pad

@@ -26,6 +26,7 @@ cdef enum:                   # why a sleep ended
 
 cdef int wait_readable(int fd, i64 ns) noexcept nogil
 cdef int spin(Cpu* cpu) noexcept nogil
+cdef int for_good(Cpu* cpu) noexcept nogil
 cdef int why_awake(Cpu* cpu) noexcept nogil
 cdef int sleep_until_woken(Cpu* cpu) noexcept nogil
 cdef int run_guest(Cpu* cpu) noexcept nogil

@@ -84,6 +84,28 @@ def wait_readable(fd, ns):
     return 0
 
 
+def for_good(cpu):
+    """Interrupts are off, or this CPU was never started: only an NMI, INIT or SIPI from another CPU
+    could end this sleep. Are all others asleep like it? Of two that fall asleep at the same time
+    one sees the other; the VMM kicks those that slept already."""
+    other: cython.pointer(Cpu)
+    i: u32
+    for i in range(cpu.vm.ncpus):
+        other = cpu.vm.cpus[i]
+        if other == cpu or other == cython.NULL:
+            continue
+        # In this order: who was woken ends its sleep before it forgets why.
+        if load32(cython.address(other.attention), SEQ_CST) & (ATT_NMI | ATT_INIT | ATT_SIPI):
+            return 0
+        if not load32(cython.address(other.sleeping), SEQ_CST) and not other.gone:
+            return 0
+        if other.mp_state == MP_RUNNABLE:
+            return 0
+        if other.mp_state == MP_HALTED and other.sysflags & FLAG_IF:
+            return 0
+    return 1
+
+
 def why_awake(cpu):
     """WOKE_* when there is something to do, else -1. Looks at the timer first."""
     apic_timer_poll(cpu, host_tsc())
@@ -94,13 +116,12 @@ def why_awake(cpu):
     if cpu.attention & (ATT_INIT | ATT_SIPI):
         return WOKE_INIT
     if cpu.mp_state == MP_WAIT_SIPI:
-        return -1
+        return WOKE_NEVER if for_good(cpu) else -1
     if cpu.attention & ATT_NMI and not cpu.nmi_masked:
         return WOKE
     if cpu.sysflags & FLAG_IF:
         return WOKE if apic_pending(cpu) >= 0 else -1
-    # Interrupts are off: only an NMI or INIT from another CPU could end this.
-    return WOKE_NEVER if cpu.vm.ncpus == 1 else -1
+    return WOKE_NEVER if for_good(cpu) else -1
 
 
 def spin(cpu):
@@ -149,10 +170,12 @@ def run_guest(cpu):
     With EXIT_HALTED the result is WOKE_*: what a sleep, or INIT, came to. An idle guest thus
     never waits for the GIL."""
     why: cython.int
+    cpu.gone = 0
     while True:
         if cpu.mp_state != MP_RUNNABLE:
             why = sleep_until_woken(cpu)
             if why != WOKE:
+                cpu.gone = why == WOKE_NEVER
                 cpu.exit_reason = EXIT_HALTED
                 return why
             cpu.mp_state = MP_RUNNABLE
