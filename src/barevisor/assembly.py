@@ -92,8 +92,8 @@ class Board:
     serial: Serial
 
 
-def build_board(machine: Machine, serial_output: Output) -> Board:
-    """The PC: serial port, clock, power and reset, PCI."""
+def build_board(machine: Machine, serial_output: Output, *, legacy_pci: bool = True) -> Board:
+    """The PC: serial port, clock, power and reset, PCI; `legacy_pci`: also through ports."""
     serial = Serial(serial_output, machine.irq(board_map.GSI_COM1).set)
     machine.ports.add(board_map.PORT_COM1, 8, serial, "com1")
     rtc = Rtc(machine.irq(board_map.GSI_RTC).set)
@@ -105,8 +105,12 @@ def build_board(machine: Machine, serial_output: Output) -> Board:
         mmio=(board_map.PCI_MMIO, board_map.PCI_MMIO_SIZE),
         mmio64=(board_map.PCI_MMIO64, board_map.PCI_MMIO64_SIZE),
         ecam=board_map.PCI_ECAM,
+        ecam_memory=machine.add_readonly(board_map.PCI_ECAM, board_map.PCI_ECAM_SIZE),
+        legacy=legacy_pci,
     )  # fmt: skip
     pci.on_reset = reset.write
+    if not legacy_pci:
+        machine.ports.add(board_map.PORT_RESET, 1, reset, "reset")
     return Board(pci, serial)
 
 
@@ -130,7 +134,8 @@ def linux_guest(
     devices: list[VirtioDevice] = []
     machine = _machine(config, engine)
     try:
-        board = build_board(machine, console_output)
+        ecam = kernels.has_ecam(kernel)
+        board = build_board(machine, console_output, legacy_pci=not ecam)
         agent = Console([AGENT_PORT])
         devices += [agent]
         devices += _file_systems(config)
@@ -144,7 +149,7 @@ def linux_guest(
         agent.port("").on_data = console_output
         client = _connect(agent)
         phases.mark("machine")
-        text = kernel_command_line(verbose=config.verbose, append=config.append)
+        text = kernel_command_line(verbose=config.verbose, append=config.append, ecam=ecam)
         rsdp = acpi.install(machine.ram, config.cpus)
         machine.vcpus[0].set_state(linux.load(machine.ram, prepared, text, archive, rsdp))
         _cache_memory(machine)

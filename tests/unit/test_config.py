@@ -117,3 +117,5 @@ def test_every_kernel_parameter_has_a_reason() -> None:
     assert "tracer_init_tracefs" in line
     assert "tracer_init_tracefs" not in kernel_command_line(append="initcall_blacklist=none")
     assert "ignore_loglevel" in kernel_command_line(verbose=True)
+    assert "pci=noearly" in kernel_command_line(ecam=True)
+    assert "pci=" not in line

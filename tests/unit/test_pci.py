@@ -6,7 +6,7 @@ import pytest
 
 from barevisor.board.bus import Bus
 from barevisor.board.msix import MsiX
-from barevisor.board.pci import PciFunction, PciHost
+from barevisor.board.pci import ECAM_BUS_SIZE, PciFunction, PciHost
 from barevisor.errors import ConfigError
 
 ECAM = 0xE000_0000
@@ -28,10 +28,10 @@ class Echo:
 class Machine:
     """Two buses, a host and one function with a 32-bit, a 64-bit and an MSI-X BAR."""
 
-    def __init__(self, **windows: tuple[int, int]) -> None:
+    def __init__(self, **options: object) -> None:
         self.ports, self.memory = Bus("ports"), Bus("memory")
         self.sent: list[tuple[int, int]] = []
-        self.host = PciHost(self.ports, self.memory, self.msi, **windows)  # type: ignore[arg-type]
+        self.host = PciHost(self.ports, self.memory, self.msi, **options)  # type: ignore[arg-type]
         self.function = PciFunction(0x1234, 0x5678, 0x078000, revision=3, subsystem=(1, 2))
         self.small, self.big = Echo(), Echo()
         self.function.add_bar(0, 0x1000, self.small)
@@ -193,3 +193,20 @@ class TestMsiX:
         for offset, size in [(17, 2), (16, 1), (0x800, 8), (0x2C, 8), (0xFF8, 8)]:
             self.m.memory.write(self.table + offset, size, (1 << 8 * size) - 1)
         assert [self.m.memory.read(self.table + i, 4) for i in range(0, 0x1000, 4)] == before
+
+
+def test_configuration_space_in_memory_is_what_the_guest_reads() -> None:
+    space = memoryview(bytearray(ECAM_BUS_SIZE))
+    m = Machine(ecam_memory=space)
+    slot = m.host.add(PciFunction(0x1AF4, 0x1044, 0x010203, name="lent"))
+    at = slot << 15
+    assert bytes(space[at : at + 4]) == b"\xf4\x1a\x44\x10"
+    m.memory.write(ECAM + at + 0x3C, 1, 0x5A)
+    assert space[at + 0x3C] == 0x5A
+    assert bytes(space[at + 0x1000 : at + 0x1004]) == b"\xff" * 4
+
+
+def test_without_legacy_there_are_no_configuration_ports() -> None:
+    m = Machine(legacy=False)
+    m.ports.write(0xCF8, 4, 0x8000_0000)
+    assert (m.ports.read(0xCF8, 4), m.ports.read(0xCFC, 4)) == (0xFFFF_FFFF, 0xFFFF_FFFF)

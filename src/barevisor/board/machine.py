@@ -7,6 +7,8 @@ a vCPU's thread, or any other thread) only states it and kicks the vCPUs.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
@@ -105,6 +107,7 @@ class Machine:
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._closed = False
+        self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
         self._report: Report | None = None
         self._send_msi = self._deliver
@@ -117,8 +120,7 @@ class Machine:
             self.ram.close()
             raise
         try:
-            for slot, r in enumerate(self.ram.ranges):
-                self.vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
+            self._map_ram()
             self.ram.on_write = self.vm.memory_written
             self.vcpus: list[Vcpu] = [self._vcpu(i) for i in range(spec.cpus)]
         except BaseException:
@@ -128,6 +130,21 @@ class Machine:
         self._lines = [
             IrqLine(partial(self.vm.irq_line, gsi)) for gsi in range(board_map.GSI_COUNT)
         ]
+
+    def _map_ram(self) -> None:
+        for slot, r in enumerate(self.ram.ranges):
+            self.vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
+
+    def add_readonly(self, gpa: int, size: int) -> memoryview:
+        """Memory that the guest reads without an exit, and whose stores come to the memory bus.
+        Before `start`; both are whole pages. It lasts as long as the machine."""
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # JUSTIFICATION: engines map this address into the guest; `pages` outlives the VM.
+        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        slot = len(self.ram.ranges) + len(self._readonly)
+        self.vm.set_memory(slot, gpa, size, address, readonly=True)
+        self._readonly.append((gpa, size, address, pages))
+        return memoryview(pages)
 
     def _vcpu(self, index: int) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)

@@ -5,6 +5,9 @@ mechanism #1); PCI Express Base Specification, 7.2.2 (ECAM). Base addresses are 
 `PciHost.assign`, so that a kernel booted without firmware finds them programmed; the guest may
 move them inside the host's windows. A BAR placed anywhere else, or over another, answers
 nothing: the guest can hide its own devices and cannot cover RAM or interrupt controllers.
+
+Where the machine lends memory for ECAM, configuration space lies in it: the guest then reads it
+without an exit (a start makes some 700 such reads), and only its stores come here.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ class PciFunction:
     ) -> None:
         """`class_code` is 24 bits: class, subclass, interface."""
         self.name = name
-        self.config = bytearray(CONFIG_SIZE)
+        self.config: bytearray | memoryview = bytearray(CONFIG_SIZE)
         self.writable = bytearray(CONFIG_SIZE)
         self.bars: list[Bar] = []
         self.msix: MsiX | None = None
@@ -115,9 +118,12 @@ class PciFunction:
         self._msix_at = self.add_capability(MSIX_ID, msix.capability(bar)) + CONTROL_AT
         self.writable[self._msix_at + 1] = 0xC0
 
-    def attach(self, host: PciHost) -> None:
-        """The host took the function in."""
+    def attach(self, host: PciHost, space: memoryview | None) -> None:
+        """The host took the function in; its configuration space moves to `space`."""
         self._host = host
+        if space is not None:
+            space[:] = self.config
+            self.config = space
 
     def base(self, bar: Bar) -> int:
         """The address in the register, whether decoded or not."""
@@ -174,17 +180,25 @@ class PciHost:
         mmio: tuple[int, int] = (0xC000_0000, 0x2000_0000),
         mmio64: tuple[int, int] = (0, 0),
         ecam: int = 0xE000_0000,
+        ecam_memory: memoryview | None = None,
+        legacy: bool = True,
     ) -> None:
-        """`mmio`, `mmio64`: (base, size) windows for BARs; `msi(address, data)` delivers."""
+        """`mmio`, `mmio64`: (base, size) windows for BARs; `msi(address, data)` delivers.
+        `ecam_memory`: what the guest sees at `ecam`, read-only to it. `legacy`: there are ports
+        0xCF8 to 0xCFF, which a kernel prefers to ECAM if it finds them."""
         self.msi = msi
         self.functions: dict[int, PciFunction] = {}
         self.on_reset: Callable[[int], None] = lambda value: None
         """Byte stores to port 0xCF9, the reset control register that lies inside 0xCF8."""
         self._memory = memory
         self._windows = (mmio, mmio64)
+        self._space = ecam_memory
+        if ecam_memory is not None:
+            ecam_memory[:] = b"\xff" * ECAM_BUS_SIZE  # where there is no function
         self._lock = threading.RLock()
         self.add(PciFunction(0x1B36, 0x0008, 0x060000, name="host bridge"))
-        ports.add(0xCF8, 8, _Mechanism1(self), "pci config")
+        if legacy:
+            ports.add(0xCF8, 8, _Mechanism1(self), "pci config")
         memory.add(ecam, ECAM_BUS_SIZE, _Ecam(self), "pci ecam")
 
     def add(self, function: PciFunction) -> int:
@@ -193,7 +207,8 @@ class PciHost:
         if slot >= SLOTS:
             raise ConfigError(f"{function.name}: all {SLOTS} PCI slots are taken")
         self.functions[slot << 3] = function
-        function.attach(self)
+        at = (slot << 3) * CONFIG_SIZE
+        function.attach(self, None if self._space is None else self._space[at : at + CONFIG_SIZE])
         return slot
 
     def assign(self) -> None:

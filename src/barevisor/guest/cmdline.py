@@ -46,20 +46,24 @@ UNCALLED = (
 )
 """Start-up functions of a 6.1 kernel that only serve the kernel's own tracing, and BPF programs
 that hook into it: half of all instructions of a start. A kernel that lacks one ignores its name."""
-QUIET = (("quiet", "only errors are formatted and sent byte by byte"),)
+ECAM = (("pci=noearly", "no look at 32 slots for chipsets with bugs, through ports not there"),)
+QUIET = (
+    ("quiet", "messages are not formatted and sent byte by byte"),
+    ("loglevel=3", "nor are errors: one that kills the guest raises the level, all are in dmesg"),
+)
 VERBOSE = (
     ("ignore_loglevel", "all messages, for --boot-log"),
     ("printk.time=1", "with their times"),
 )
 
 
-def kernel_command_line(*, verbose: bool = False, append: str = "") -> str:
-    """All parameters; `append` comes last, so that it wins. The kernel adds up what
-    initcall_blacklist says, so one in `append` replaces ours: "initcall_blacklist=none" gives
-    a guest whose kernel can be traced."""
+def kernel_command_line(*, verbose: bool = False, append: str = "", ecam: bool = False) -> str:
+    """All parameters; `ecam`: PCI is in memory only. `append` comes last, so that it wins. The
+    kernel adds up what initcall_blacklist says, so one in `append` replaces ours:
+    "initcall_blacklist=none" gives a guest whose kernel can be traced."""
     words = append.split()
     # First: an early console prints what there is by the level that holds when it is named.
-    rows = (VERBOSE if verbose else QUIET) + ALWAYS
+    rows = (VERBOSE if verbose else QUIET) + ALWAYS + (ECAM if ecam else ())
     if not any(word.startswith(BLACKLIST) for word in words):
         rows += ((BLACKLIST + ",".join(name for name, _ in UNCALLED), "see UNCALLED"),)
     return " ".join([*(name for name, _ in rows), *words])

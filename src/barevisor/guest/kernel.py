@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barevisor.errors import ConfigError, HostError
-from barevisor.guest.cache import OFFLINE_HINT, Progress, kernels_dir
+from barevisor.guest.cache import OFFLINE_HINT, Progress, kernels_dir, read_cached
 from barevisor.guest.modules import Module, forces_signatures, load_modules
 
 BOOT = Path("/boot")
@@ -80,6 +80,12 @@ def kernel_modules(
         return []
     strip = kernel.config is not None and not forces_signatures(kernel.config)
     return load_modules(kernel.modules, wanted, optional, strip)
+
+
+def has_ecam(kernel: Kernel) -> bool:
+    """Whether its configuration is known and says that it can reach PCI through memory alone."""
+    text = read_cached(kernel.config) if kernel.config is not None else None
+    return text is not None and b"\nCONFIG_PCI_MMCONFIG=y" in text
 
 
 def _given(image: Path, modules: Path | None) -> Kernel:

@@ -11,13 +11,15 @@ GENERAL = (*engine.GPR_NAMES, "rip", "rflags")
 
 TSC = 0x10
 TSC_DEADLINE = 0x6E0
+MTRRS = (*range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF)
+"""A KVM without them takes all RAM for write-back, which is what a guest programs."""
 MSRS = (
     0x3B,  # IA32_TSC_ADJUST
     0x48,  # IA32_SPEC_CTRL
     0x174, 0x175, 0x176,  # IA32_SYSENTER_CS, _ESP, _EIP
     0x1A0,  # IA32_MISC_ENABLE
     0x277,  # IA32_PAT
-    *range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF,  # MTRRs
+    *MTRRS,
     0xDA0,  # IA32_XSS
     0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,  # STAR, LSTAR, CSTAR, SFMASK
     0xC0000102, 0xC0000103,  # KERNEL_GS_BASE, TSC_AUX

@@ -285,7 +285,8 @@ class KvmVcpu:
     def _set_msrs(self, s: engine.CpuState) -> None:
         """The TSC, then the rest in the order of state.MSRS. Raises EngineError for an MSR that
         this host does not have, unless its value is 0."""
-        foreign = [m for m, value in s.msrs.items() if m not in self._msrs and value]
+        known = {*self._msrs, *state.MTRRS}
+        foreign = [m for m, value in s.msrs.items() if m not in known and value]
         if foreign:
             raise EngineError(f"KVM here has no MSR {', '.join(map(hex, sorted(foreign)))}")
         rows = [(state.TSC, s.tsc), *((m, s.msrs[m]) for m in self._msrs if m in s.msrs)]

@@ -282,22 +282,19 @@ class VirtioPci(PciFunction):
     def _ringer(self, index: int) -> Callable[[int], None]:
         return lambda value: self.kick(index)
 
-    # ---- the configuration window (4.1.4.9), for a driver that cannot map the BAR
-
-    def config_read(self, offset: int, size: int) -> int:
-        """A read of the window's data loads from the BAR."""
-        data_at = self._window_at + 16
-        if offset < data_at + 4 and offset + size > data_at:
-            place = self._window()
-            value = self.bus_read(*place) if place else 0
-            self.config[data_at : data_at + 4] = value.to_bytes(8, "little")[:4]
-        return super().config_read(offset, size)
+    # ---- the configuration window (4.1.4.9), for a driver that cannot map the BAR. Its data is
+    # loaded when the driver points it somewhere, as reading it may be no exit (board/pci.py).
 
     def config_write(self, offset: int, size: int, value: int) -> None:
-        """A write of the window's data stores to the BAR."""
+        """Programming the window loads from the BAR; a write of its data stores there."""
         super().config_write(offset, size, value)
-        place = self._window() if offset == self._window_at + 16 else None
-        if place and size >= place[1]:
+        data_at = self._window_at + 16
+        if not self._window_at <= offset <= data_at or (place := self._window()) is None:
+            return
+        if offset < data_at:
+            loaded = self.bus_read(*place)
+            self.config[data_at : data_at + 4] = loaded.to_bytes(8, "little")[:4]
+        elif size >= place[1]:
             self.bus_write(*place, value & (1 << 8 * place[1]) - 1)
 
     def _window(self) -> tuple[int, int] | None:
