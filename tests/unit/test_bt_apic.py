@@ -153,6 +153,13 @@ def test_level_interrupt_waits_for_eoi(vm: BtVm, cpu: BtVcpu) -> None:
     assert cpu.interrupt() is None
 
 
+def test_the_virtual_wire_is_there_from_the_start(vm: BtVm) -> None:
+    first, second = vm.create_vcpu(0), BtEngine().create_vm(MachineSpec(cpus=2)).create_vcpu(1)
+    assert isinstance(first, BtVcpu)
+    assert isinstance(second, BtVcpu)
+    assert (first.apic_read(LVT_LINT0), second.apic_read(LVT_LINT0)) == (EXTINT, MASKED)
+
+
 @pytest.mark.parametrize("offset", [0x2F0, LVT_TIMER, 0x330, 0x340, LVT_LINT0, 0x360, LVT_ERROR])
 def test_off_and_on_masks_every_source(cpu: BtVcpu, offset: int) -> None:
     """The virtual wire of LINT0 is the firmware's; an APIC that was off has none."""

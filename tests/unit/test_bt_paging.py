@@ -1,8 +1,9 @@
 """The paging rules of the software engine against a plain model of them.
 
 Random entries at all four levels, both rings, reads, writes and fetches, with CR0.WP, CR4.SMEP,
-CR4.SMAP, EFER.NXE and RFLAGS.AC on and off (SDM, "4-Level Paging", "Access Rights", "Page-Fault
-Exceptions", "Accessed and Dirty Flags").
+CR4.SMAP, EFER.NXE and RFLAGS.AC on and off, and protection keys of user and supervisor pages (SDM,
+"4-Level Paging", "Access Rights", "Page-Fault Exceptions", "Accessed and Dirty Flags",
+"Protection Keys").
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ LANDINGS = (WHERE & 0x3FFFFFFF, DATA + (WHERE & 0x1FFFFF), DATA + (WHERE & 0xFFF
 """Where WHERE lies in a page of 1 GiB at 0, of 2 MiB and of 4 KiB at DATA."""
 P, RW, US, A, D, PS, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
 WP, SMEP, SMAP, NXE, AC = 1 << 16, 1 << 20, 1 << 21, 1 << 11, 1 << 18
+PKE, PKS, PKRS, PK = 1 << 22, 1 << 24, 0x6E1, 0x20
 ADDRESS = (1 << 46) - 0x1000
 RESERVED = (1 << 52) - (1 << 46)
 READ, WRITE, FETCH = 0, 2, 0x10
@@ -38,6 +40,7 @@ CODES = {READ: 0, WRITE: 0x10, FETCH: 0x20}
 # mov eax, [rbx]; out 0x11, al / mov [rbx], eax; out 0x11, al / jmp rbx
 PROGRAMS = {0: b"\x8b\x03\xe6\x11", 0x10: b"\x89\x03\xe6\x11", 0x20: b"\xff\xe3"}
 HANDLER = b"\x58\xe6\x10"  # pop rax; out 0x10, al
+WRPKRU, WRPKRU_AT = b"\x0f\x01\xef\xe6\x11", 0x40  # wrpkru; out 0x11, al
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Case:
     smap: bool
     nxe: bool
     ac: bool
+    pke: bool = False
+    pks: bool = False
+    rights: int = 0
+    """PKRU and IA32_PKRS alike; key 0, which the handler's pages have, is free."""
 
 
 def used(case: Case) -> list[int]:
@@ -81,7 +88,19 @@ def expected(case: Case) -> int | None:
             return told | 9
         rights &= entry
         nx |= bool(entry & NX)
-    return told | 1 if refused(case, rights, nx) else None
+    keyed = forbidden(case, rights, used(case)[-1])
+    if keyed or refused(case, rights, nx):
+        return told | 1 | (PK if keyed else 0)
+    return None
+
+
+def forbidden(case: Case, rights: int, leaf: int) -> bool:
+    """By its protection key."""
+    on = case.pke if rights & US else case.pks and not case.user
+    access, write = (case.rights >> 2 * (leaf >> 59 & 15) + n & 1 for n in (0, 1))
+    if case.kind == FETCH or not on:
+        return False
+    return bool(access or (write and case.kind == WRITE and (case.user or case.wp)))
 
 
 def refused(case: Case, rights: int, nx: bool) -> bool:
@@ -100,7 +119,7 @@ class Rig:
     def __init__(self) -> None:
         self.ram = mmap.mmap(-1, RAM)
         self._anchor = ctypes.c_char.from_buffer(self.ram)
-        self.vm = BtEngine().create_vm(MachineSpec(irqchip=False))
+        self.vm = BtEngine().create_vm(MachineSpec(irqchip=False, cpu_model="max"))
         # JUSTIFICATION: the guest's RAM; `ram` outlives the VM.
         self.vm.set_memory(0, 0, RAM, ctypes.addressof(self._anchor))
         self.vcpu: Vcpu = self.vm.create_vcpu(0)
@@ -120,6 +139,7 @@ class Rig:
             for side in (0, 0x1000):  # a kernel's and a user's copy
                 self.ram[CODE + side + offset : CODE + side + offset + len(code)] = code
         self.ram[at : at + 3] = HANDLER
+        self.ram[CODE + WRPKRU_AT : CODE + WRPKRU_AT + len(WRPKRU)] = WRPKRU
         self.ram[PML4 : PML4 + 8] = struct.pack("<Q", PDPT | 7)
         self.ram[PDPT : PDPT + 8] = struct.pack("<Q", PD | 7)
         self.ram[PD : PD + 8] = struct.pack("<Q", PT | 7)
@@ -133,13 +153,25 @@ class Rig:
         s.tr = Segment(0x48, TSS, 0x67, 11, s=False)
         return s
 
+    def _set_pkru(self, value: int) -> None:
+        s = replace(self.base)
+        s.cr4 |= PKE
+        s.regs = replace(s.regs, rip=CODE + WRPKRU_AT, rax=value, rcx=0, rdx=0, rflags=2)
+        s.cs = Segment(8, 0, 0xFFFFFFFF, 11, long=True, g=True)
+        self.vcpu.set_state(s)
+        assert isinstance(self.vcpu.run(), PioWrite)
+
     def _prepare(self, case: Case) -> None:
+        if case.pke:
+            self._set_pkru(case.rights)
         for at, entry in zip(PLACES, case.entries, strict=True):
             self.ram[at : at + 8] = struct.pack("<Q", entry)
         ring = 3 if case.user else 0
         s = replace(self.base)
         s.cr0 |= WP if case.wp else 0
         s.cr4 |= (SMEP if case.smep else 0) | (SMAP if case.smap else 0)
+        s.cr4 |= (PKE if case.pke else 0) | (PKS if case.pks else 0)
+        s.msrs = {**s.msrs, PKRS: case.rights}
         s.efer |= NXE if case.nxe else 0
         code = CODE + (0x1000 if case.user else 0) + CODES[case.kind]
         rflags = 0x3002 | (AC if case.ac else 0)
@@ -188,7 +220,14 @@ def random_case(r: random.Random) -> Case:
         targets[large] |= r.choice([0x2000, 0x100000]) if r.random() < 0.05 else 0
     entries = [flags(level) | target for level, target in enumerate(targets)]
     kind = r.choice([READ, WRITE, FETCH])
-    return Case(tuple(entries), kind, *(r.random() < 0.5 for _ in range(6)))  # type: ignore[arg-type]
+    case = Case(tuple(entries), kind, *(r.random() < 0.5 for _ in range(6)))  # type: ignore[arg-type]
+    if r.random() < 0.6:
+        return case
+    entries = [e | r.randrange(16) << 59 for e in entries]
+    return replace(
+        case, entries=tuple(entries), pke=r.random() < 0.6, pks=r.random() < 0.6,
+        rights=r.randrange(1 << 30) << 2,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

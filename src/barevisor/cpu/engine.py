@@ -273,7 +273,8 @@ class MachineSpec:
 
     irqchip: local APICs, IOAPIC, 8259 pair and 8254 in the engine. Without it HLT is `Halted`
     and there are no interrupts (micro guests).
-    cpu_model: a name in `cpu.x86.cpuid` ("host" announces what host and engine both have).
+    cpu_model: a name in `cpu.x86.cpuid` ("host" announces what host and engine both have,
+    "max" also what CpuState does not carry: a machine that is never saved).
     """
 
     cpus: int = 1

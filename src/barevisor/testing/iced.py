@@ -29,7 +29,7 @@ FEATURES = {
     "SMAP": "smap", "RDSEED": "rdseed", "CLFLUSHOPT": "clflushopt", "CLWB": "clwb",
     "SHA": "sha_ni", "RDPID": "rdpid", "XSAVEOPT": "xsaveopt", "XSAVEC": "xsavec",
     "XSAVES": "xsaves", "LZCNT": "abm", "SYSCALL": "syscall", "RDTSCP": "rdtscp", "VAES": "vaes",
-    "VPCLMULQDQ": "vpclmulqdq", "GFNI": "gfni", "PREFETCHW": "", "PREFETCHWT1": "",
+    "VPCLMULQDQ": "vpclmulqdq", "GFNI": "gfni", "PKU": "pku", "PREFETCHW": "", "PREFETCHWT1": "",
 }  # fmt: skip
 
 # Where we accept what a CPU without the feature accepts too, or leave out what every Intel CPU

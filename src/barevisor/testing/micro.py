@@ -114,6 +114,8 @@ class MicroGuest:
     end: str = "port"
     not_emulated: str = ""
     not_nested: str = ""
+    model: str = "host"
+    """MachineSpec.cpu_model; the kvm engine has "host" alone."""
 
 
 @dataclass(slots=True)
@@ -358,7 +360,8 @@ def run(kind: engine.Engine, row: MicroGuest, *, tss_type: int = 11) -> Outcome:
     anchor = ctypes.c_char.from_buffer(ram)
     for at, raw in image.parts.items():
         ram[at : at + len(raw)] = raw
-    vm = kind.create_vm(engine.MachineSpec(cpus=row.cpus, irqchip=row.irqchip))
+    spec = engine.MachineSpec(cpus=row.cpus, irqchip=row.irqchip, cpu_model=row.model)
+    vm = kind.create_vm(spec)
     try:
         # JUSTIFICATION: the micro guest's RAM; `ram` outlives the VM.
         vm.set_memory(0, 0, RAM_SIZE, ctypes.addressof(anchor))

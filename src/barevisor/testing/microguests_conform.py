@@ -115,7 +115,7 @@ def raises(name: str, text: str, fault: Fault, **fields: object) -> MicroGuest:
 
 GP = Fault(13, "b", 0)
 UD = Fault(6, "b")
-PCIDE, OSXSAVE, UMIP, SMAP = 1 << 17, 1 << 18, 1 << 11, 1 << 21
+PCIDE, OSXSAVE, UMIP, SMAP, PKE = 1 << 17, 1 << 18, 1 << 11, 1 << 21, 1 << 22
 INVPCID = "hex 66 0f 38 82 18"  # invpcid rbx, [rax]
 CONTROL = (
     raises("cr: PCIDE with bits in CR3[11:0]",
@@ -130,6 +130,22 @@ CONTROL = (
     M("cr: PAE entries with reserved bits are refused as they are loaded", "prot32",
       "mov eax, cr4; or eax, 0x20; mov cr4, eax; mov eax, SPARE_; mov cr3, eax; mov eax, cr0;"
       "bts eax, 31; b: mov cr0, eax; end", (Fault(13, "b", 0),), poke={SPARE + 24: entry(PML4, 3)}),
+    raises("keys: rdpkru without CR4.PKE", "xor ecx, ecx; b: hex 0f01ee", UD, model="max"),
+    raises("keys: wrpkru without CR4.PKE", "xor ecx, ecx; xor edx, edx; b: hex 0f01ef", UD,
+           model="max"),
+    raises("keys: rdpkru with ECX", "mov ecx, 1; b: hex 0f01ee", GP, cr4=PKE, model="max"),
+    raises("keys: wrpkru with EDX", "xor ecx, ecx; mov edx, 1; b: hex 0f01ef", GP, cr4=PKE,
+           model="max"),
+    raises("keys: CR4.PKE where keys are not", "mov rax, cr4; bts eax, 22; b: mov cr4, rax", GP),
+    M("keys: CPUID shows CR4.PKE, PKRU is read back in ring 3", "long",
+      "mov eax, 7; xor ecx, ecx; cpuid; and ecx, 0x18; report ecx;"
+      "push UDATA; push USTACK_; push 0x3002; push UCODE64; push u; iretq; u: xor ecx, ecx;"
+      "xor edx, edx; mov eax, 0x54; hex 0f01ef; mov edx, 9; hex 0f01ee; report eax; report edx;"
+      "end", (0x18, 0x54, 0), cr4=PKE, model="max"),
+    M("keys: a write of a page whose key forbids writes", "long",
+      "xor ecx, ecx; xor edx, edx; mov eax, 8; hex 0f01ef; mov eax, [SPARE_]; report 1;"
+      "b: mov [SPARE_], eax; end", (1, Fault(14, "b", 0x23, SPARE)), cr0=1 << 16, cr4=PKE,
+      poke={pte(SPARE): entry(SPARE, 7 | 1 << 59)}, model="max"),
     raises("cr: NW without CD", "mov rax, cr0; bts rax, 29; b: mov cr0, rax", GP),
     raises("cr: cr8 above 15", "mov eax, 16; b: mov cr8, rax", GP),
     raises("cr: there is no cr1", "b: hex 0f20c8", UD),

@@ -35,6 +35,7 @@ cdef enum:
     APIC_EXTINT = 256        # apic_pending: the 8259 pair asks; apic_ack finds out the vector
 
 cdef void apic_reset(Cpu* cpu, int init) noexcept nogil
+cdef void apic_power_up(Cpu* cpu) noexcept nogil
 # Is this guest-physical address in the page of the enabled xAPIC?
 cdef inline int apic_mmio_hit(Cpu* cpu, u64 gpa) noexcept nogil:
     return (cpu.vm.irqchip

@@ -69,7 +69,7 @@ def ppr(a):
 
 def apic_reset(cpu, init):
     """SDM, "Local APIC State After Power-Up or Reset" and, for `init`, "... After an INIT
-    Reset". At power-up LINT0 of CPU 0 is ExtINT: the virtual wire that firmware would set up."""
+    Reset"."""
     a: cython.pointer(Apic) = cpu.apic
     memset(a, 0, cython.sizeof(Apic))
     a.id = cpu.index
@@ -83,7 +83,13 @@ def apic_reset(cpu, init):
         cpu.apic_base = BASE_ADDRESS | BASE_ENABLED
         if cpu.index == 0:
             cpu.apic_base |= BASE_BSP
-            a.lvt[LVT_LINT0] = DELIVER_EXTINT << 8
+        apic_power_up(cpu)
+
+
+def apic_power_up(cpu):
+    """LINT0 of CPU 0 is ExtINT: the virtual wire that firmware would set up."""
+    if cpu.index == 0:
+        cpu.apic.lvt[LVT_LINT0] = DELIVER_EXTINT << 8
 
 
 # ---- accepting interrupts --------------------------------------------------------------------

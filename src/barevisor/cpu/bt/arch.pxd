@@ -30,6 +30,8 @@ cdef enum:                   # SDM, "Control Registers"
     CR4_OSXSAVE = 0x40000
     CR4_SMEP = 0x100000
     CR4_SMAP = 0x200000
+    CR4_PKE = 0x400000
+    CR4_PKS = 0x1000000
     EFER_SCE = 1
     EFER_LME = 0x100
     EFER_LMA = 0x400

@@ -17,6 +17,8 @@ cdef int pdptes_refused(Cpu* cpu, u64 cr0, u64 cr3, u64 cr4) noexcept nogil
 cdef int enter_paging(Cpu* cpu) noexcept nogil
 cdef int h_mov_cr_r(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_mov_r_cr(Cpu* cpu, Op* op) noexcept nogil
+cdef int h_rdpkru(Cpu* cpu, Op* op) noexcept nogil
+cdef int h_wrpkru(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_lmsw(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_smsw(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_clts(Cpu* cpu, Op* op) noexcept nogil

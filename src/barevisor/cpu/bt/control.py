@@ -89,7 +89,7 @@ def write_cr4(cpu, value):
     if changed & value & CR4_PCIDE and (not in_long(cpu) or cpu.cr3 & 0xFFF):
         return set_fault(cpu, EXC_GP, 0)
     cpu.cr4 = value
-    if changed & (CR4_PSE | CR4_PAE | 0x80 | CR4_PCIDE | CR4_SMEP | CR4_SMAP):
+    if changed & (CR4_PSE | CR4_PAE | 0x80 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS):
         tlb_flush(cpu, 0)
         cpu.fetch_tag = 1
     update_mode(cpu)
@@ -181,6 +181,33 @@ def h_clts(cpu, op):
         return fault(cpu, op, EXC_GP, 0)
     cpu.cr0 &= ~cast(u64, CR0_TS)
     update_mode(cpu)
+    return finish(cpu, op)
+
+
+# ---- protection keys ----------------------------------------------------------------------
+
+
+def h_rdpkru(cpu, op):
+    """SDM, RDPKRU."""
+    if not cpu.cr4 & CR4_PKE:
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    if cast(u32, cpu.regs[1]):
+        return fault(cpu, op, EXC_GP, 0)
+    cpu.regs[0] = cpu.pkru
+    cpu.regs[2] = 0
+    return finish(cpu, op)
+
+
+def h_wrpkru(cpu, op):
+    """SDM, WRPKRU. The TLB holds rights as the keys made them."""
+    if not cpu.cr4 & CR4_PKE:
+        return fault(cpu, op, EXC_UD, NO_ERROR)
+    if cast(u32, cpu.regs[1]) or cast(u32, cpu.regs[2]):
+        return fault(cpu, op, EXC_GP, 0)
+    if cpu.pkru != cast(u32, cpu.regs[0]):
+        cpu.pkru = cast(u32, cpu.regs[0])
+        tlb_flush(cpu, 0)
+        cpu.fetch_tag = 1
     return finish(cpu, op)
 
 
@@ -297,6 +324,8 @@ def handlers() -> dict[str, int]:
     return {
         "mov_cr_r": cast(cython.size_t, cast(handler_t, h_mov_cr_r)),
         "mov_r_cr": cast(cython.size_t, cast(handler_t, h_mov_r_cr)),
+        "rdpkru": cast(cython.size_t, cast(handler_t, h_rdpkru)),
+        "wrpkru": cast(cython.size_t, cast(handler_t, h_wrpkru)),
         "lmsw": cast(cython.size_t, cast(handler_t, h_lmsw)),
         "smsw": cast(cython.size_t, cast(handler_t, h_smsw)),
         "clts": cast(cython.size_t, cast(handler_t, h_clts)),

@@ -10,6 +10,7 @@ from cython.cimports.barevisor.cpu.bt.apic import (
     __sync_fetch_and_and,
     apic_get_tpr,
     apic_load,
+    apic_power_up,
     apic_reset,
     apic_save,
     apic_set_tpr,
@@ -110,8 +111,9 @@ def load_lapic(cpu, page, cr8):
     apic_reset(cpu, 1)
     if page:
         apic_load(cpu, cython.cast(cython.pointer(u8), cython.cast(cython.p_char, page)))
-    else:
-        apic_set_tpr(cpu, cython.cast(u32, cr8 << 4))
+        return 0
+    apic_power_up(cpu)
+    apic_set_tpr(cpu, cython.cast(u32, cr8 << 4))
     return 0
 
 

@@ -29,6 +29,8 @@ CR4_PSE: u64 = cython.declare(u64, 1 << 4)
 CR4_PAE: u64 = cython.declare(u64, 1 << 5)
 CR4_SMEP: u64 = cython.declare(u64, 1 << 20)
 CR4_SMAP: u64 = cython.declare(u64, 1 << 21)
+CR4_PKE: u64 = cython.declare(u64, 1 << 22)
+CR4_PKS: u64 = cython.declare(u64, 1 << 24)
 EFER_LMA: u64 = cython.declare(u64, 1 << 10)
 EFER_NXE: u64 = cython.declare(u64, 1 << 11)
 PTE_NX: u64 = cython.declare(u64, 1 << 63)
@@ -79,7 +81,8 @@ def phys_to_host(
 @cython.nogil
 @cython.exceptval(check=False)
 def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: u32) -> cython.int:
-    """#PF with the error code of SDM, "Page-Fault Exceptions"; `bits` are P (1) and RSVD (8)."""
+    """#PF with the error code of SDM, "Page-Fault Exceptions"; `bits` are P (1), RSVD (8)
+    and PK (32)."""
     error: u32 = bits
     if access == ACCESS_WRITE:
         error |= 2
@@ -166,6 +169,7 @@ def _walk_once(
     allowed: u64 = 6  # R/W and U/S survive only if every level grants them
     no_exec: u64 = 0
     size_bit: u64
+    keyed: cython.int
     if not (cpu.cr0 & CR0_PG):
         out.gpa = cython.cast(u32, va)
         out.writable = 1
@@ -232,8 +236,9 @@ def _walk_once(
         return _page_fault(cpu, va, access, idx, 9)
     if level > 1 and not wide and entry & PSE36_RESERVED:
         return _page_fault(cpu, va, access, idx, 9)
-    if _denied(cpu, access, idx, allowed, no_exec):
-        return _page_fault(cpu, va, access, idx, 1)
+    keyed = _key_denied(cpu, access, idx, allowed, entry)
+    if keyed or _denied(cpu, access, idx, allowed, no_exec):
+        return _page_fault(cpu, va, access, idx, 33 if keyed else 1)
     if not _set_bits(host, entry, 0x60 if access == ACCESS_WRITE else 0x20, wide):
         return WALK_AGAIN
     if not wide and level == 2:  # PSE-36: bits 13-20 are address bits 32-39
@@ -246,7 +251,11 @@ def _walk_once(
     out.writable = (
         1
         if access == ACCESS_WRITE
-        or ((entry & 0x40) and not _denied(cpu, ACCESS_WRITE, idx, allowed, no_exec))
+        or (
+            (entry & 0x40)
+            and not _denied(cpu, ACCESS_WRITE, idx, allowed, no_exec)
+            and not _key_denied(cpu, ACCESS_WRITE, idx, allowed, entry)
+        )
         else 0
     )
     return 0
@@ -273,6 +282,33 @@ def _denied(
         elif (allowed & 4) and (cpu.cr4 & CR4_SMEP):
             return 1
     return 1 if access == ACCESS_EXEC and no_exec and (cpu.efer & EFER_NXE) else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _key_denied(
+    cpu: cython.pointer(Cpu), access: u32, idx: u32, allowed: u64, leaf: u64
+) -> cython.int:
+    """SDM, "Protection Keys": PKRU for pages of user-mode addresses, IA32_PKRS for the others;
+    data accesses in IA-32e mode only."""
+    rights: u64
+    if access == ACCESS_EXEC or not cpu.efer & EFER_LMA:
+        return 0
+    if allowed & 4:
+        if not cpu.cr4 & CR4_PKE:
+            return 0
+        rights = cpu.pkru
+    elif idx != MMU_USER and cpu.cr4 & CR4_PKS:
+        rights = cpu.pkrs
+    else:
+        return 0
+    rights >>= 2 * ((leaf >> 59) & 15)
+    if rights & 1:
+        return 1
+    if access == ACCESS_WRITE and rights & 2 and (idx == MMU_USER or cpu.cr0 & CR0_WP):
+        return 1
+    return 0
 
 
 @cython.cfunc

@@ -38,6 +38,7 @@ NO_BTS_NO_PEBS = cython.declare("u64", 0x1800)
 # Fast strings, thermal control, SpeedStep, MONITOR, CPUID limit, xTPR, XD: kept, without effect.
 MISC_WRITABLE = cython.declare("u64", 0x4_00C5_0009)
 CR0_PG = cython.declare("u64", 0x80000000)
+CR4_PKS = cython.declare("u64", 1 << 24)
 EFER_LMA = cython.declare("u64", 0x400)
 EFER_LME = cython.declare("u64", 0x100)
 EFER_NXE = cython.declare("u64", 0x800)
@@ -98,6 +99,8 @@ def field(cpu, index, check):
         return cython.address(cpu.mtrr_def_type)
     if index == EFER:
         return cython.address(cpu.efer)
+    if index == IA32_PKRS and cpu.cr4_allowed & CR4_PKS:
+        return cython.address(cpu.pkrs)
     if index == FS_BASE:
         return cython.address(cpu.segs[SEG_FS].base)
     if index == GS_BASE:
@@ -235,6 +238,11 @@ def write_special(cpu, index, value):
         return (value & ~cython.cast(u64, 3)) != 0  # LBR and BTF: taken, without effect
     elif index == IA32_MCG_STATUS:
         return value != 0
+    elif index == IA32_PKRS and cpu.cr4_allowed & CR4_PKS:
+        if value >> 32:
+            return 1
+        cpu.pkrs = value
+        tlb_flush(cpu, 0)
     elif index != IA32_BIOS_SIGN_ID and index != IA32_UCODE_WRITE:
         return write_kvm(cpu, index, value)
     return 0

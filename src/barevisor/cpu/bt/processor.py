@@ -38,6 +38,9 @@ def live_cpuid(cpu, leaf, subleaf, out):
             out.ecx |= 1 << 27
         if not cpu.apic_base & 0x800:
             out.edx &= ~cast(u32, 1 << 9)
+    elif leaf == 7 and subleaf == 0:
+        if cpu.cr4 & CR4_PKE:
+            out.ecx |= 1 << 4
     elif leaf == 0xB or leaf == 0x1F:
         out.ecx = (out.ecx & ~cast(u32, 0xFF)) | (subleaf & 0xFF)
         out.edx = cpu.index

@@ -466,6 +466,8 @@ cdef struct Cpu:
     u64 sysenter_eip
     u64 pat
     u64 tsc_aux
+    u64 pkru                 # protection keys (SDM, "Protection Keys"): of user pages
+    u64 pkrs                 # and IA32_PKRS: of supervisor pages
     u64 misc_enable
     u64 apic_base
     u64 tsc_adjust

@@ -43,7 +43,8 @@ BITS: dict[str, tuple[int, int, int, int]] = {
             (23, "clflushopt"), (24, "clwb"), (29, "sha_ni"),
         )),
         (0x7, 0, ECX, (
-            (2, "umip"), (8, "gfni"), (9, "vaes"), (10, "vpclmulqdq"), (22, "rdpid"),
+            (2, "umip"), (3, "pku"), (8, "gfni"), (9, "vaes"), (10, "vpclmulqdq"), (22, "rdpid"),
+            (31, "pks"),
         )),
         (0x7, 0, EDX, ((4, "fsrm"),)),
         (0xD, 1, EAX, ((0, "xsaveopt"), (1, "xsavec"), (2, "xgetbv1"))),
@@ -72,11 +73,13 @@ NATIVE = frozenset((
     "aes", "avx", "f16c", "rdrand", "bmi1", "avx2", "bmi2", "rdseed", "adx", "sha_ni", "vaes",
     "vpclmulqdq", "abm",
 ))  # fmt: skip
+# What the engine does too, but CpuState does not carry: for images that are never saved.
+UNSAVED = frozenset(("pku", "pks"))
 BASELINE = EMULATED | {"mmx", "sse", "sse2"}
 V2 = BASELINE | {"pni", "ssse3", "sse4_1", "sse4_2", "popcnt"}
 V3 = V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm"}
 NAMED = {"x86-64-v2": V2, "x86-64-v3": V3}
-MODELS = ("host", *NAMED)
+MODELS = ("host", "max", *NAMED)
 
 PHYSICAL_BITS = 46
 LINEAR_BITS = 48
@@ -92,7 +95,8 @@ KVM_FEATURES = CLOCKSOURCE | NOP_IO_DELAY | CLOCKSOURCE2 | PV_EOI | CLOCKSOURCE_
 CR4_BITS = {
     "vme": 0x3, "tsc": 0x4, "de": 0x8, "pse": 0x10, "pae": 0x20, "mce": 0x40, "pge": 0x80,
     "fpu": 0x100, "fxsr": 0x200, "sse": 0x400, "umip": 0x800, "fsgsbase": 1 << 16,
-    "pcid": 1 << 17, "xsave": 1 << 18, "smep": 1 << 20, "smap": 1 << 21,
+    "pcid": 1 << 17, "xsave": 1 << 18, "smep": 1 << 20, "smap": 1 << 21, "pku": 1 << 22,
+    "pks": 1 << 24,
 }  # fmt: skip
 """CR4 bits that come with a feature; CR4.PCE (no CPUID bit) comes with the first one."""
 EFER_BITS = {"syscall": 0x1, "lm": 0x500, "nx": 0x800}
@@ -148,8 +152,8 @@ def features(model: str, cpuid: Reader) -> frozenset[str]:
     """What `model` announces on this host. Raises ConfigError for an unknown name and
     EngineError when the host lacks an instruction set of a named model."""
     here = host_features(cpuid)
-    if model == "host":
-        return EMULATED | (NATIVE & here)
+    if model in ("host", "max"):
+        return EMULATED | (NATIVE & here) | (UNSAVED if model == "max" else frozenset())
     if model not in NAMED:
         raise ConfigError(f"unknown CPU model {model!r}", f"one of {', '.join(MODELS)}")
     wanted = NAMED[model]

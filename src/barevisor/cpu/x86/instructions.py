@@ -46,7 +46,7 @@ FEATURES = (
     "pni", "pclmulqdq", "monitor", "ssse3", "fma", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt",
     "aes", "xsave", "avx", "f16c", "rdrand", "fsgsbase", "bmi1", "avx2", "bmi2", "invpcid", "adx",
     "smap", "rdseed", "clflushopt", "clwb", "sha_ni", "rdpid", "xsaveopt", "xsavec", "xsaves",
-    "abm", "syscall", "rdtscp", "vaes", "vpclmulqdq", "gfni",
+    "abm", "syscall", "rdtscp", "vaes", "vpclmulqdq", "gfni", "pku",
 )  # fmt: skip
 UNITS = ("", "x87", "mmx", "sse", "avx")  # whose state it needs: CR0.TS, CR0.EM, CR4, XCR0 rules
 TABLES = ("base", "system", "x87", "sse", "avx")

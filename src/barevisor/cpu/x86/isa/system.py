@@ -22,6 +22,8 @@ NP 0F 01 CB   | STAC            | stac       | f=smap
 NP 0F 01 D0   | XGETBV          | xgetbv     | f=xsave in=rcx out=rax,rdx
 NP 0F 01 D1   | XSETBV          | xsetbv     | f=xsave end in=rax,rcx,rdx
 0F 01 D9      | VMMCALL         | vmmcall    | end
+NP 0F 01 EE   | RDPKRU          | rdpkru     | f=pku in=rcx out=rax,rdx
+NP 0F 01 EF   | WRPKRU          | wrpkru     | f=pku end in=rax,rcx,rdx
 0F 01 F8      | SWAPGS          | swapgs     | 64
 0F 01 F9      | RDTSCP          | rdtscp     | f=rdtscp out=rax,rcx,rdx
 0F 02 /r      | LAR Gv=,Ew      | lar        | prot w=z
