@@ -170,6 +170,16 @@ SMP_ROWS = (
         "report dword [rsi+0x240]; report dword [cell]; report dword [SPARE_+0x1FFE]; end;"
         f"ap: {READY_NOW} a: pause; cmp dword [GO], 1; jne a; call work; lock inc dword [READY];"
         + SLEEP + COUNTERS, *(12000,) * 9, 400),
+    smp("TSCs agree, whoever is started anew meanwhile",
+        "mov dword [rbx+0x310], 0x1000000; mov ebp, 20; i: mov dword [rbx+0x300], 0x4500;"
+        "mov dword [rbx+0x300], 0x4606; mov r14d, 300; j: call look; dec r14d; jne j; dec ebp;"
+        "jne i;"
+        "report dword [BAD]; cmp dword [ROUNDS], 6000; setae al; movzx eax, al; report eax; end;"
+        f"ap: {READY_NOW} cmp r12d, 1; je idle; look1: call look; jmp look1; idle: pause; jmp idle;"
+        "look: cli; mov eax, 1; xchg [SUM], eax; test eax, eax; jne busy; hex 0faee8; rdtsc;"
+        "shl rdx, 32; or rax, rdx; cmp rax, [CELLS]; jae after; inc dword [BAD];"
+        "after: mov [CELLS], rax; inc dword [ROUNDS]; mov dword [SUM], 0; ret;"
+        "busy: pause; jmp look", 0, 1),
     smp("TLBs: nobody sees the old page once all have answered",
         each_round(40, "mov eax, ebp; and eax, 1; shl eax, 12; add eax, FRAMES; mov [rax], ebp;"
                    "or eax, 7; mov [WINDOW_PTE], eax; invlpg [WINDOW]")
