@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from barevisor.board import acpi, power
@@ -36,6 +36,8 @@ from barevisor.guest.cache import Progress, cache_dir
 from barevisor.guest.cmdline import kernel_command_line
 
 AGENT_PORT = "barevisor.agent"
+WAKE_POLL = 0.005
+"""Seconds between looks for what wakes a machine from S3."""
 
 Output = Callable[[bytes], None]
 
@@ -91,6 +93,7 @@ class Board:
 
     pci: PciHost
     serial: Serial
+    rtc: Rtc
 
 
 def build_board(machine: Machine, serial_output: Output, *, legacy_pci: bool = True) -> Board:
@@ -112,7 +115,7 @@ def build_board(machine: Machine, serial_output: Output, *, legacy_pci: bool = T
     pci.on_reset = reset.write
     if not legacy_pci:
         machine.ports.add(board_map.PORT_RESET, 1, reset, "reset")
-    return Board(pci, serial)
+    return Board(pci, serial, rtc)
 
 
 # ---- a Linux guest -----------------------------------------------------------------------
@@ -231,9 +234,9 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
     machine = _machine(config, engine, model)
     try:
         board = build_board(machine, serial)
-        _test_devices(config, machine, debug)
+        _test_devices(config, machine, board, debug)
         board.pci.assign()
-        rsdp = acpi.install(machine.ram, config.cpus)
+        rsdp = acpi.install(machine.ram, config.cpus, fixed=config.testdev)
         machine.vcpus[0].set_state(_load(config, opened, prepared, module, machine, rsdp))
         if prepared is not None:
             _cache_memory(machine)
@@ -243,9 +246,27 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
     return machine, board.serial
 
 
-def _test_devices(config: ImageConfig, machine: Machine, debug: Output) -> None:
+def _wake(machine: Machine, rtc: Rtc) -> None:
+    """ACPI S3, on vCPU 0's thread: RAM stays, and once the clock's alarm has come the CPU goes on
+    in real mode at the FACS's waking vector (ACPI 6.5, 5.2.10)."""
+    while not rtc.alarmed and not machine.ending:
+        time.sleep(WAKE_POLL)
+    vector = int.from_bytes(machine.ram.read(acpi.FACS_WAKING_VECTOR, 4), "little") & 0xFFFFF
+    state = CpuState(tsc=machine.vcpus[0].get_state().tsc)
+    state.cs = replace(state.cs, selector=vector >> 4, base=vector & 0xFFFF0)
+    state.regs.rip = vector & 0xF
+    machine.vcpus[0].set_state(state)
+
+
+def _test_devices(config: ImageConfig, machine: Machine, board: Board, debug: Output) -> None:
     if config.testdev:
-        from barevisor.devices import testdev
+        from barevisor.devices import testdev, testpower
+
+        def suspend() -> None:
+            if len(machine.vcpus) == 1:  # the others of several would have to be stopped
+                _wake(machine, board.rtc)
+
+        testpower.attach(machine.ports, machine.end, suspend)
 
         testdev.attach(
             machine.ports, machine.memory, machine.ram,

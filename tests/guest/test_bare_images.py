@@ -243,3 +243,35 @@ def test_images_start_other_cpus(cpus: int, end: str, code: int | None, tmp_path
         else:
             with pytest.raises(GuestCrash, match="halted"):
                 vm.wait(30)
+
+
+SUSPEND = """
+    scan: mov ebx, 0xE0000
+    root: cmp dword [ebx], 0x20445352; je found; add ebx, 16; jmp root
+    found: mov ebx, [ebx+16]; mov ecx, [ebx+4]; mov esi, ebx; add esi, 36; add ecx, ebx
+    table: mov edi, [esi]; cmp dword [edi], 0x50434146; je fadt; add esi, 4; jmp table
+    fadt: mov ebp, [edi+36]; mov dword [ebp+12], 0x1000
+    mov dword [0x1000], 0x0000A166; mov dword [0x1004], 0x6600F4BA; mov byte [0x1008], 0xEF
+    mov edx, [edi+56]; add edx, 2; mov ax, 0x400; out dx, ax
+    up: mov al, 10; out 0x70, al; in al, 0x71; test al, 0x80; je up
+    down: mov al, 10; out 0x70, al; in al, 0x71; test al, 0x80; jne down
+    mov al, 12; out 0x70, al; in al, 0x71
+    mov al, 1; out 0x70, al; mov al, 0xC0; out 0x71, al
+    mov al, 3; out 0x70, al; mov al, 0xC0; out 0x71, al
+    mov al, 5; out 0x70, al; mov al, 0xC0; out 0x71, al
+    mov al, 11; out 0x70, al; in al, 0x71; or al, 0x20; out 0x71, al
+    mov dword [0], 4
+    mov edx, [edi+64]; mov ax, 0x2400; out dx, ax
+    mov dword [0], 5; mov eax, 9; out 0xF4, eax
+"""
+"""Finds the FACS by the 32-bit pointers, puts `mov eax, [0]; mov dx, 0xF4; out dx, eax` of 16-bit
+code where it shall wake, sets an alarm for every second and sleeps; RAM holds 4 at address 0."""
+
+
+def test_s3_wakes_in_real_mode_at_the_vector_of_the_facs(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(images.multiboot_elf(assemble(SUSPEND, AT + 12, 32).code, AT))
+    config = ImageConfig(path, memory=64 * MIB, engine="bt", testdev=True)
+    with ImageVm(config, lambda data: None, lambda data: None) as vm:
+        vm.start()
+        assert vm.wait(30) == 4 << 1 | 1, vm.report()

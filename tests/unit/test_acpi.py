@@ -167,3 +167,15 @@ def test_e820_rows_do_not_overlap(memory: int, ram_rows: list[tuple[int, int]]) 
     assert [(e.base, e.size) for e in rows if e.type == 1] == ram_rows
     ordered = sorted(rows, key=lambda e: e.base)
     assert all(a.base + a.size <= b.base for a, b in pairwise(ordered))
+
+
+def test_fixed_registers_and_32_bit_pointers_for_test_images(ram: GuestRam) -> None:
+    root = ram.read(acpi.install(ram, 2, fixed=True), 36)
+    (rsdt,) = struct.unpack_from("<I", root, 16)
+    pointers = struct.unpack("<3I", table(ram, rsdt)[36:])
+    found = {ram.read(at, 4): ram.read(at, 276) for at in pointers}
+    fixed = found[b"FACP"]
+    (facs,) = struct.unpack_from("<I", fixed, 36)
+    assert (ram.read(facs, 4), facs % 64, facs) == (b"FACS", 0, acpi.FACS)
+    assert struct.unpack_from("<I4xI8xI", fixed, 56) == (0x620, 0x604, 0x608)
+    assert not struct.unpack_from("<I", fixed, 112)[0] & acpi.HW_REDUCED

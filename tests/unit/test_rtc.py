@@ -138,3 +138,16 @@ def test_alarm() -> None:
     assert raised.wait(5)
     assert read(rtc, 0x0C) & 0xA0 == 0xA0
     rtc.close()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "uip"), [(0.0, 0), (0.5, 0), (0.9997, 0), (0.9998, 0x80), (0.9999, 0x80)]
+)
+def test_an_update_announces_itself(fraction: float, uip: int) -> None:
+    clock = Clock()
+    clock.now = int(MOMENT) + fraction
+    device = Rtc(clock=clock)
+    assert read(device, 10) & 0x80 == uip
+    write(device, 11, read(device, 11) | 0x80)  # SET: no update comes
+    assert read(device, 10) & 0x80 == 0
+    device.close()

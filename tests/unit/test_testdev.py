@@ -44,14 +44,6 @@ def test_debug_exit(value: int, size: int, code: int, board: Board) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "ends"), [(0x2000, [("exit", 0)]), (0x2400, []), (0, [])], ids=["off", "S3", "none"]
-)
-def test_power_off(value: int, ends: list[tuple[str, int]], board: Board) -> None:
-    board.ports.write(0x604, 2, value)
-    assert board.ends == ends
-
-
-@pytest.mark.parametrize(
     ("key", "data"),
     [
         pytest.param(0x00, b"QEMU", id="signature"),

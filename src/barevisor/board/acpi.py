@@ -29,16 +29,19 @@ LEGACY_DEVICES, NO_VGA, NO_ASPM = 1 << 0, 1 << 2, 1 << 4
 BOOT_FLAGS = LEGACY_DEVICES | NO_VGA | NO_ASPM
 
 ENABLED = 1
+FACS = board_map.BIOS_AREA + 64
+FACS_WAKING_VECTOR = FACS + 12
 PCAT_COMPAT = 1
 """The machine has 8259s too (5.2.12)."""
 XAPIC_MAX = 255
 """APIC IDs from here on need x2APIC entries (5.2.12.12)."""
 
 
-def install(ram: GuestRam, cpus: int) -> int:
+def install(ram: GuestRam, cpus: int, *, fixed: bool = False) -> int:
     """Write all tables, and the code that the reset vector leads to, into the BIOS area; returns
-    the RSDP's address. Raises ConfigError when the CPUs' rows do not fit."""
-    at = board_map.BIOS_AREA + 64
+    the RSDP's address. `fixed`: with the fixed registers and 32-bit pointers that test images
+    look for, the FACS at FACS. Raises ConfigError when the CPUs' rows do not fit."""
+    at = FACS
     end = board_map.RESET_VECTOR
     image = bytearray(board_map.BIOS_AREA_SIZE)
 
@@ -51,10 +54,13 @@ def install(ram: GuestRam, cpus: int) -> int:
         image[offset : offset + len(data)] = data
         return address
 
+    if fixed:
+        place(facs())
     dsdt_at = place(dsdt())
-    pointers = [place(fadt(dsdt_at)), place(madt(cpus)), place(mcfg())]
+    pointers = [place(fadt(dsdt_at, fixed=fixed)), place(madt(cpus)), place(mcfg())]
     xsdt_at = place(table(b"XSDT", 1, struct.pack(f"<{len(pointers)}Q", *pointers)))
-    root = rsdp(xsdt_at)
+    rsdt = table(b"RSDT", 1, struct.pack(f"<{len(pointers)}I", *pointers))
+    root = rsdp(xsdt_at, place(rsdt) if fixed else 0)
     image[: len(root)] = root
     ram.write(board_map.BIOS_AREA, memoryview(image)[: at - board_map.BIOS_AREA])
     ram.write(board_map.RESET_VECTOR, RESET_STUB)
@@ -77,9 +83,9 @@ def table(signature: bytes, revision: int, body: bytes) -> bytes:
     return bytes(whole)
 
 
-def rsdp(xsdt: int) -> bytes:
+def rsdp(xsdt: int, rsdt: int = 0) -> bytes:
     """Root pointer, revision 2 (5.2.5.3): two checksums."""
-    data = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, OEM_ID, 2, 0, 36, xsdt, 0))
+    data = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, OEM_ID, 2, rsdt, 36, xsdt, 0))
     data[8] = checksum(data[:20])
     data[32] = checksum(data)
     return bytes(data)
@@ -90,8 +96,13 @@ def _io_register(port: int) -> bytes:
     return struct.pack("<BBBBQ", SYSTEM_IO, 8, 0, 1, port)
 
 
-def fadt(dsdt_at: int) -> bytes:
-    """Fixed description table, revision 6.5, hardware-reduced (5.2.9)."""
+def facs() -> bytes:
+    """Firmware control structure (5.2.10), whose waking vector a system writes."""
+    return struct.pack("<4sI", b"FACS", 64).ljust(64, b"\0")
+
+
+def fadt(dsdt_at: int, *, fixed: bool = False) -> bytes:
+    """Fixed description table, revision 6.5 (5.2.9), hardware-reduced unless `fixed`."""
     body = bytearray(276 - 36)
 
     def put(offset: int, data: bytes) -> None:
@@ -105,6 +116,14 @@ def fadt(dsdt_at: int) -> bytes:
     put(140, struct.pack("<Q", dsdt_at))
     put(244, _io_register(board_map.PORT_SLEEP) + _io_register(board_map.PORT_SLEEP + 1))
     put(268, b"Barevsor")
+    if fixed:
+        put(36, struct.pack("<I", FACS))
+        put(46, struct.pack("<H", board_map.GSI_SCI))
+        put(56, struct.pack("<I", board_map.PORT_TEST_PM_EVENTS))
+        put(64, struct.pack("<I", board_map.PORT_TEST_PM))
+        put(76, struct.pack("<I", board_map.PORT_TEST_PM_TIMER))
+        put(88, b"\4\2\0\4")  # their lengths
+        put(112, struct.pack("<I", FADT_FLAGS & ~HW_REDUCED))
     return table(b"FACP", 6, bytes(body))
 
 

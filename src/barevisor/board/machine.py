@@ -183,6 +183,11 @@ class Machine:
         for vcpu in self.vcpus:
             vcpu.kick()
 
+    @property
+    def ending(self) -> bool:
+        """Whether an outcome is stated: a device that keeps a vCPU's thread gives it back."""
+        return self._outcome is not None
+
     def _here(self) -> int:
         """The vCPU on whose thread we are, or 0."""
         me = threading.current_thread()

@@ -47,8 +47,8 @@ PORT_TEST_EXIT = 0xF4
 PORT_COM1 = 0x3F8
 PORT_FW_CFG = 0x510
 PORT_SLEEP = 0x600
-PORT_TEST_PM = 0x604
-"""PM1a control where QEMU's q35 has it; ours has ACPI without fixed registers."""
+PORT_TEST_PM, PORT_TEST_PM_TIMER, PORT_TEST_PM_EVENTS = 0x604, 0x608, 0x620
+"""ACPI's fixed registers, for test images: the first two are where QEMU's q35 has them."""
 PORT_RESET = 0xCF9
 PORT_TEST_IRQ = 0x2000
 
@@ -56,6 +56,7 @@ PORT_TEST_IRQ = 0x2000
 
 GSI_COUNT = 24
 GSI_COM1, GSI_RTC = 4, 8
+GSI_SCI = 9
 GSI_PIT = 2
 """ISA interrupt 0 arrives at IOAPIC pin 2, as on every PC."""
 GSI_PCI, GSI_PCI_COUNT = 16, 8

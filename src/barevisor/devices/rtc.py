@@ -1,7 +1,7 @@
 """MC146818A real-time clock with CMOS RAM (Motorola data sheet; a PC's ports 0x70 and 0x71).
 
-The time is the host's UTC plus what the guest set. An update takes no time here: UIP is never
-seen set, so a driver that waits for the update's end reads at once (Linux mc146818_get_time).
+The time is the host's UTC plus what the guest set. UIP is set for the 244 us before an update,
+which itself takes no time.
 Alarm and update interrupts come from a thread that exists only while one is enabled.
 """
 
@@ -18,7 +18,9 @@ WEEKDAY, DAY, MONTH, YEAR, REG_A, REG_B, REG_C, REG_D = range(6, 14)
 CENTURY = 0x32
 TIME_REGISTERS = (SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY)
 
-A_DIVIDER_1_024 = 0x26
+A_DIVIDER_1_024, A_UIP = 0x26, 0x80
+UPDATE_AHEAD = 244e-6
+"""Seconds that UIP is set before an update."""
 B_SET, B_PIE, B_AIE, B_UIE, B_BINARY, B_24H = 0x80, 0x40, 0x20, 0x10, 0x04, 0x02
 C_IRQF, C_PF, C_AF, C_UF = 0x80, 0x40, 0x20, 0x10
 D_VALID = 0x80
@@ -70,6 +72,8 @@ class Rtc:
             at = self._index
             if at in TIME_REGISTERS:
                 return self._time_register(at)
+            if at == REG_A:
+                return self._cmos[at] | self._updating()
             if at == REG_C:
                 flags, self._cmos[REG_C] = self._cmos[REG_C], 0
                 self._interrupt(False)
@@ -109,6 +113,16 @@ class Rtc:
 
     def _now(self) -> float:
         return self._frozen if self._frozen is not None else self._clock() + self._offset
+
+    def _updating(self) -> int:
+        """UIP, once an update is near (data sheet, "Update Cycle")."""
+        frozen = self._frozen is not None
+        return A_UIP if not frozen and self._now() % 1 >= 1 - UPDATE_AHEAD else 0
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether the alarm has come since register C was read."""
+        return bool(self._cmos[REG_C] & C_AF)
 
     def _date(self) -> datetime.datetime:
         seconds = min(max(int(self._now()), FIRST), LAST)  # the guest sets any date

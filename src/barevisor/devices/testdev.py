@@ -35,25 +35,6 @@ class DebugExit:
         self._end("exit", f"debug exit with {value:#x}", (value << 1 | 1) & 0xFF)
 
 
-class PowerControl:
-    """PM1a control (ACPI 6.5, 4.8.3.2.1) with QEMU's sleep types: a power off is success."""
-
-    SLEEP_ENABLE, SLEEP_TYPE, OFF = 1 << 13, 7 << 10, 0
-
-    def __init__(self, end: Callable[[str, str, int], None]) -> None:
-        self._end = end
-
-    def bus_read(self, offset: int, size: int) -> int:
-        """In ACPI mode (SCI_EN)."""
-        return 1 if offset == 0 else 0
-
-    def bus_write(self, offset: int, size: int, value: int) -> None:
-        """Other sleep types are not here."""
-        value <<= 8 * offset
-        if value & self.SLEEP_ENABLE and value & self.SLEEP_TYPE == self.OFF:
-            self._end("exit", "power off", 0)
-
-
 class FwCfg:
     """Selector (16 bits, offset 0) and data (8 bits, offset 1); data past an item's end is 0."""
 
@@ -165,7 +146,6 @@ def attach(
     ports.add(board_map.PORT_TEST_FLUSH, 4, FlushPage(ram), "test flush")
     ports.add(board_map.PORT_TEST_LATCH_BYTES, 4, latch, "test latch bytes")
     ports.add(board_map.PORT_TEST_EXIT, 4, DebugExit(end), "debug exit")
-    ports.add(board_map.PORT_TEST_PM, 2, PowerControl(end), "test power")
     ports.add(board_map.PORT_FW_CFG, 2, FwCfg(cpus, ram.size), "fw_cfg")
     ports.add(board_map.PORT_TEST_IRQ, board_map.GSI_COUNT, IrqPorts(irq), "test irq")
     memory.add(board_map.TESTDEV_MMIO, board_map.TESTDEV_MMIO_SIZE, MmioMemory(), "test memory")
