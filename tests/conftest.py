@@ -105,6 +105,8 @@ class InNest:
             report = self._config.hook.pytest_report_from_serializable(
                 config=self._config, data=json.loads(line)
             )
+            if isinstance(report.longrepr, list):  # JSON has no tuples; a skip's place is one
+                report.longrepr = tuple(report.longrepr)
             yield report
             if report.when == "teardown":
                 return

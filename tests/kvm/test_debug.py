@@ -15,9 +15,14 @@ from barevisor.cpu import engine
 from barevisor.cpu.engine import Breakpoint, DebugStop, Exit, GuestDebug, PioRead, PioWrite
 from barevisor.cpu.select import select
 from barevisor.errors import EngineError
+from barevisor.testing import nest
 from barevisor.testing.micro import CODE, DATA, RAM_SIZE, Gate, MicroGuest, build
 
 pytestmark = pytest.mark.timeout(60)
+ON_TCG = nest.inside()
+NO_INT3 = "raises no intercept for INT3"
+NO_REGISTERS = "does not arm a guest's debug registers"
+NO_SHADOW = "keeps a single-step trap back behind STI"
 
 
 @dataclass(slots=True)
@@ -82,12 +87,18 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     kind = select(request.param)[0]
     emulated = request.param == "kvm" and kind.probe() != ""
     made: list[engine.EngineVm] = []
+    timers: list[threading.Timer] = []
     ram = mmap.mmap(-1, RAM_SIZE)
     anchor = ctypes.c_char.from_buffer(ram)
 
-    def make(text: str, mode: str = "long", *, on_emulated: bool = True, **fields: object) -> Guest:
+    def make(
+        text: str, mode: str = "long", *, on_emulated: bool = True, not_nested: str = "",
+        **fields: object,
+    ) -> Guest:  # fmt: skip
         if emulated and not on_emulated:
             pytest.skip("/dev/kvm here emulates ring 0, and that without debug exits")
+        if kind.name == "kvm" and ON_TCG and not_nested:
+            pytest.skip(f"QEMU's TCG {not_nested}")
         row = MicroGuest("debugged", mode, text, **fields)  # type: ignore[arg-type]
         image = build(row)
         for at, raw in image.parts.items():
@@ -99,11 +110,14 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
         image.state.tsc = vcpu.get_state().tsc
         vcpu.set_state(image.state)
         timer = threading.Timer(20, vcpu.kick)
-        timer.daemon = True
+        timers.append(timer)
         timer.start()
         return Guest(vm, vcpu, ram, image.labels)
 
     yield make
+    for timer in timers:
+        timer.cancel()
+        timer.join()
     for vm in made:
         vm.close()
 
@@ -120,7 +134,7 @@ done: report eax
 
 @pytest.mark.parametrize("hardware", [False, True], ids=["software", "hardware"])
 def test_breakpoint_stops_before_its_instruction(start: Start, hardware: bool) -> None:
-    g = start(LOOP)
+    g = start(LOOP, not_nested=NO_REGISTERS if hardware else NO_INT3)
     here = Breakpoint(g.labels["here"], hardware)
     for turn in (5, 10, 15):
         g.set(here)
@@ -146,7 +160,9 @@ def test_memory_is_as_it_was_once_breakpoints_are_gone(start: Start) -> None:
 
 
 def test_breakpoints_also_stop_code_that_ran_before(start: Start) -> None:
-    g = start(LOOP.replace("mov ecx, 3", "mov ecx, 300; in al, 0x60; in al, 0x61"))
+    g = start(
+        LOOP.replace("mov ecx, 3", "mov ecx, 300; in al, 0x60; in al, 0x61"), not_nested=NO_INT3
+    )
     assert g.step() != "end"
     g.set(Breakpoint(g.labels["done"]))
     assert g.next() == g.at("done")
@@ -166,14 +182,17 @@ def test_every_instruction_of_a_program_is_stepped(start: Start) -> None:
 
 
 def test_a_step_into_a_fault_stops_at_its_handler(start: Start) -> None:
+    """KVM steps with RFLAGS.TF, which delivery clears: it stops behind the handler, if at all."""
     g = start("ud2\nhandler: end", gates={6: Gate("handler")}, on_emulated=False)
+    if type(g.vm).__module__.startswith("barevisor.cpu.kvm"):
+        pytest.skip("KVM goes through an exception's handler")
     assert g.step() == g.step_to("handler")
     assert g.next() == "end"
 
 
 def test_the_guests_own_int3_is_its_own(start: Start) -> None:
     g = start("int3\nbehind: end\nhandler: mov eax, 9; out 0x10, eax; iretq",
-              gates={3: Gate("handler")}, on_emulated=False)  # fmt: skip
+              gates={3: Gate("handler")}, on_emulated=False, not_nested=NO_INT3)  # fmt: skip
     g.set(Breakpoint(g.labels["behind"]))
     assert g.next() == g.at("behind")
     assert g.reported == [9]
@@ -198,7 +217,7 @@ both_done: nop
     ("access", ["read", "read_done", "write_done", "both_done"]),
 ])  # fmt: skip
 def test_watchpoint_stops_behind_the_access(start: Start, kind: str, stops: list[str]) -> None:
-    g = start(WATCHED, on_emulated=False)
+    g = start(WATCHED, on_emulated=False, not_nested=NO_REGISTERS)
     watch = engine.Watchpoint(DATA + 16, 4, kind)  # type: ignore[arg-type]
     for label in stops:
         g.set(watch)
@@ -209,7 +228,7 @@ def test_watchpoint_stops_behind_the_access(start: Start, kind: str, stops: list
 
 def test_watched_string_store_stops_at_its_element(start: Start) -> None:
     g = start("mov rdi, DATA_; mov ecx, 64; xor eax, eax; rep stosq\nbehind: end",
-              on_emulated=False)  # fmt: skip
+              on_emulated=False, not_nested=NO_REGISTERS)  # fmt: skip
     g.set(engine.Watchpoint(DATA + 80, 8, "write"))
     assert g.next() == DebugStop("watch", DATA + 80)
     assert 64 - 11 >= g.vcpu.get_regs().rcx >= 0
@@ -220,7 +239,7 @@ def test_watched_string_store_stops_at_its_element(start: Start) -> None:
 def test_a_step_holds_interrupts_back_and_run_takes_them(start: Start) -> None:
     g = start("sti\none: nop\ntwo: nop\nthree: nop; nop; end\nhandler: report 0x77; end",
               irqchip=True, gates={0x40: Gate("handler")}, on_emulated=False,
-              poke={})  # fmt: skip
+              not_nested=NO_SHADOW)  # fmt: skip
     for label in ("one", "two", "three"):
         assert g.step() == g.step_to(label)
         g.vm.signal_msi(0xFEE00000, 0x40)
@@ -228,8 +247,9 @@ def test_a_step_holds_interrupts_back_and_run_takes_them(start: Start) -> None:
 
 def test_breakpoint_in_other_modes(start: Start) -> None:
     g = start(
-        "mov ax, 0x100; mov ds, ax\nhere: inc ax\nbehind: end", mode="real", on_emulated=False
-    )
+        "mov ax, 0x100; mov ds, ax\nhere: inc ax\nbehind: end", mode="real",
+        on_emulated=False, not_nested=NO_INT3,
+    )  # fmt: skip
     g.set(Breakpoint(g.labels["here"]))
     assert g.next() == g.at("here")
     g.set()

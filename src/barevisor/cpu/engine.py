@@ -97,7 +97,8 @@ class DebugStop:
     own debug exceptions do not exit.
 
     reason: "breakpoint" (its instruction has not run), "step" (one instruction ran, or an
-    exception was delivered instead) or "watch" (the instruction that made the access has run).
+    exception was delivered instead; kvm goes on through its handler) or "watch" (the instruction
+    that made the access has run).
     address: the breakpoint's, the next instruction's, the watchpoint's; linear.
     """
 
