@@ -206,6 +206,16 @@ SMP_ROWS = (
         "lock inc dword [BAD]; v1: inc dword [CODE_PAGE+0x80+r12*4]; dec r13d; jne v; ret;"
         f"ap: {READY_NOW} a: pause; cmp dword [GO], 1; jne a; call work; lock inc dword [READY];"
         + SLEEP, 0, 3000, 3000),
+    smp("NMIs of two CPUs at once are both taken",
+        "mov ebp, 1; sti; r: mov dword [SUM], 0; mov [GO], ebp; mov dword [rbx+0x310], 0;"
+        "mov dword [rbx+0x300], 0x4400; r1: pause; cmp [PUBLISHED], ebp; jne r1;"
+        "cmp dword [SUM], 2; je r2; inc dword [BAD]; r2: inc ebp; cmp ebp, 500; jbe r;"
+        "report dword [BAD]; end; n: inc dword [SUM]; iretq;"
+        "h: push rax; mov eax, [GO]; mov [PUBLISHED], eax; mov dword [rbx+0xB0], 0; pop rax; iretq;"
+        f"ap: {READY_NOW} cmp r12d, 1; jne z; mov edi, 1; c: pause; cmp [GO], edi; jne c;"
+        "mov dword [rbx+0x310], 0; mov dword [rbx+0x300], 0x4400;"
+        f"mov dword [rbx+0x300], 0x4041; inc edi; jmp c; {SLEEP}",
+        0, gates={2: Gate("n"), 0x41: Gate("h")}),
     smp("CPUs that never answer keep nobody from ending",
         "mov ecx, 20000; e: pause; dec ecx; jne e; report 1; end;"
         f"ap: cli; {READY_NOW} mov esi, SPARE_+0x1FFE; cmp r12d, 2; jb o; je o2;"

@@ -7,6 +7,7 @@ cdef extern from *:
     u32 __sync_fetch_and_or(u32* p, u32 bits) nogil
     u32 __sync_fetch_and_and(u32* p, u32 bits) nogil
     u32 __sync_lock_test_and_set(u32* p, u32 value) nogil
+    u32 __sync_fetch_and_add(u32* p, u32 value) nogil
     void __sync_lock_release(u32* p) nogil
     void __sync_synchronize() nogil
 
@@ -61,6 +62,8 @@ cdef int apic_timer_poll(Cpu* cpu, u64 now) noexcept nogil
 cdef void apic_accept(Cpu* cpu, u32 mode, u32 vector, u32 level) noexcept nogil
 cdef int deliver(Vm* vm, u32 dest, u32 logical, u32 mode, u32 vector, u32 level) noexcept nogil
 cdef void msi_deliver(Vm* vm, u64 address, u32 data) noexcept nogil
+cdef bint nmi_taken(Cpu* cpu) noexcept nogil
+cdef void nmi_unblock(Cpu* cpu) noexcept nogil
 # Any thread: INTR of the 8259 pair rose.
 cdef void lint0_rose(Vm* vm) noexcept nogil
 cdef u64 pv_send_ipi(Cpu* cpu, u64 low, u64 high, u64 first, u64 icr) noexcept nogil

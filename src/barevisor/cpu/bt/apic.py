@@ -32,6 +32,24 @@ def wake(cpu, bits):
         write(cpu.wake_fd, cython.address(one), 8)
 
 
+def nmi_taken(cpu):
+    """Is there an NMI to deliver? Of several one waits for the handler's IRET: two senders are
+    both heard, as on KVM."""
+    count: u32
+    __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
+    count = __sync_lock_test_and_set(cython.address(cpu.nmi_pending), 0)
+    if count > 1:
+        apic_accept(cpu, DELIVER_NMI, 0, 0)
+    return count != 0
+
+
+def nmi_unblock(cpu):
+    """IRET: of what arrived in the handler one is left (SDM, "Handling Multiple NMIs")."""
+    cpu.nmi_masked = 0
+    if cpu.nmi_pending > 1:
+        __sync_lock_test_and_set(cython.address(cpu.nmi_pending), 1)
+
+
 # ---- vectors of 256 bits ---------------------------------------------------------------------
 
 
@@ -111,6 +129,7 @@ def apic_accept(cpu, mode, vector, level):
         set_bit(a.irr, vector)
         wake(cpu, ATT_INTERRUPT)
     elif mode == DELIVER_NMI:
+        __sync_fetch_and_add(cython.address(cpu.nmi_pending), 1)
         wake(cpu, ATT_NMI)
     elif mode == DELIVER_INIT:
         wake(cpu, ATT_INIT)

@@ -190,6 +190,7 @@ def load_state(cpu, state, keep_tsc):
         cpu.vm.tsc_offset = tsc - host_tsc() - cpu.tsc_adjust
     load_msrs(cpu, state.msrs)
     cpu.shadow, cpu.nmi_masked = state.events.interrupt_shadow, state.events.nmi_masked
+    cpu.nmi_pending = state.events.nmi_pending
     if state.events.nmi_pending:
         wake(cpu, ATT_NMI)
     else:

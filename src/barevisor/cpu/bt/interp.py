@@ -9,7 +9,7 @@ So does a locked instruction that the host cannot do in one step, while all othe
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_timer_poll
+from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_timer_poll, nmi_taken
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.debug import after_step, code_breakpoint
 from cython.cimports.barevisor.cpu.bt.fpstate import enter
@@ -73,10 +73,10 @@ def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
     if cpu.debug_step:
         return ST_NEXT  # a debugger steps through the program, not into what interrupts it
     if attention & ATT_NMI and not cpu.nmi_masked and not cpu.shadow:
-        __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_NMI))
-        cpu.nmi_masked = 1
-        cpu.link = cython.NULL
-        return deliver(cpu, EXC_NMI, NO_ERROR, KIND_NMI)
+        if nmi_taken(cpu):
+            cpu.nmi_masked = 1
+            cpu.link = cython.NULL
+            return deliver(cpu, EXC_NMI, NO_ERROR, KIND_NMI)
     if attention & ATT_INTERRUPT and cpu.sysflags & FLAG_IF and not cpu.shadow:
         return _interrupt(cpu)
     return ST_NEXT

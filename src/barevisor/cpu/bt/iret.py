@@ -210,7 +210,7 @@ def h_iret(cpu, op):
 def end_iret(cpu):
     """IRET ends the blocking of NMIs. RF matters only to instruction breakpoints, which would
     need it cleared behind one instruction; without any enabled it is dropped here."""
-    cpu.nmi_masked = 0
+    nmi_unblock(cpu)
     if not cpu.dr[7] & 0xFF:
         cpu.sysflags &= ~cast(u32, FLAG_RF)
     update_mode(cpu)
@@ -271,7 +271,7 @@ def iret_task(cpu, op):
     status = task_switch(cpu, link, TASK_RETURN)
     if status == ST_FAULT and cpu.segs[SEG_TR].selector == task:
         return leave(cpu, op, status)
-    cpu.nmi_masked = 0
+    nmi_unblock(cpu)
     return status
 
 
