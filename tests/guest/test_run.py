@@ -69,8 +69,15 @@ def test_an_interrupt_reaches_the_command_first(bare: Bare) -> None:
     assert (out, err, process.returncode) == (b"caught\n", b"", 5)
 
 
-def test_two_interrupts_end_a_command_that_ignores_them(bare: Bare) -> None:
-    process = bare.start("run", "--", "sh", "-c", "trap '' INT; echo ready; sleep 1000")
+BUSY = "for n in 1 2 3 4; do while :; do :; done & done; wait"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "work"), [("1", "sleep 1000"), ("4", BUSY)], ids=["asleep", "four-busy-cpus"]
+)
+def test_two_interrupts_end_a_command_that_ignores_them(bare: Bare, cpus: str, work: str) -> None:
+    script = f"trap '' INT; echo ready; {work}"
+    process = bare.start("run", "--cpus", cpus, "--", "sh", "-c", script)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGINT)

@@ -161,6 +161,13 @@ def test_busy_cpus_stop(smp: Vm) -> None:
     assert smp.run(["true"], timeout=SOON).returncode == 0
 
 
+def test_a_report_of_busy_cpus(smp: Vm) -> None:
+    with smp.popen(["sh", "-c", "while :; do :; done"]) as busy:
+        assert smp.report().count("RIP:") == cpus(smp)
+        busy.kill()
+    assert smp.run(["true"], timeout=SOON).returncode == 0
+
+
 def test_nothing_is_left_of_a_guest_with_busy_cpus(kernel: None) -> None:
     before = set(threading.enumerate())
     with Vm(cpus=4, engine="bt") as vm:

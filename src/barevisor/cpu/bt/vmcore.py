@@ -74,7 +74,7 @@ class VmCore:
         for i in range(MAX_SLOTS):
             self._free_slot(cython.address(self.vm.slots[i]))
         if self.vm.arena != cython.NULL:
-            munmap(self.vm.arena, self.vm.arena_size)
+            munmap(self.vm.arena, VM_ARENA)
         free(self.vm.hash)
         threads_free(self.vm)
         free(self.vm)
@@ -139,6 +139,14 @@ class VmCore:
         vm: cython.pointer(Vm) = self.vm
         with cython.nogil:
             code_written(vm, cython.NULL, at, length)
+
+    def limit_code(self, size: int):
+        """For tests: room for blocks, below VM_ARENA."""
+        self.vm.arena_size = min(size, VM_ARENA)
+
+    def flushes(self):
+        """How often all code was dropped."""
+        return self.vm.flushes
 
     # ---- a debugger (stops.py) ----
 
