@@ -1,10 +1,16 @@
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.decode cimport RowFacts
 
 # Room for the Ops of `count` instructions
 cdef u64 bind_bytes(u32 count, u32 mode) noexcept nogil
 # Turn decoded instructions into the block's Ops; `result` is why decoding stopped (DEC_*).
 # 0, or -1 when the thunk memory is full.
 cdef int bind_block(Cpu* cpu, Block* block, Insn* insns, u32 count, int result) noexcept nogil
+
+# The handler that refuses this instruction in this state (H_RAISE_*), or -1
+cdef int gate(Cpu* cpu, RowFacts* row, u32 mode) noexcept nogil
+# Flags that this instruction certainly replaces
+cdef u32 overwrites(Insn* insn, RowFacts* row) noexcept nogil
 
 cdef enum:                   # places in the table of handlers that the binder itself names: bind.NAMES
     H_BLOCK_END = 0
@@ -66,7 +72,8 @@ cdef enum:                   # places in the table of handlers that the binder i
     H_LOADSX16_FLAT = 56
     H_LOADSX32_FLAT = 57
     H_DEBUG_CHECK = 58
-    H_COUNT = 59
+    H_COUNT_RUN = 59         # counts; translates when that pays
+    H_COUNT = 60
     FLAT = 17                # from a move's handler to its *_flat twin
 
 cdef enum:                   # RowFacts.hint, renumbered: bind.HINTS

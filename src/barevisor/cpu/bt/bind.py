@@ -30,7 +30,7 @@ NAMES = (
     "loadzx16", "loadsx8", "loadsx16", "loadsx32", "load8_flat", "load16_flat", "load32_flat",
     "load64_flat", "store8_flat", "store16_flat", "store32_flat", "store64_flat",
     "storei8_flat", "storei16_flat", "storei32_flat", "storei64_flat", "loadzx8_flat",
-    "loadzx16_flat", "loadsx8_flat", "loadsx16_flat", "loadsx32_flat", "debug_check"
+    "loadzx16_flat", "loadsx8_flat", "loadsx16_flat", "loadsx32_flat", "debug_check", "count_run"
 )  # fmt: skip
 """Handlers that the binder itself names, in the order of the H_* enum."""
 HINTS = (
@@ -75,7 +75,7 @@ def install(handlers: dict[str, int]) -> list[str]:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _overwrites(insn: cython.pointer(Insn), row: cython.pointer(RowFacts)) -> u32:
+def overwrites(insn: cython.pointer(Insn), row: cython.pointer(RowFacts)) -> u32:
     """Flags that this instruction certainly replaces (a shift by 0 replaces none)."""
     if insn.map == 0 and not insn.vex:
         if insn.opcode == 0xD2 or insn.opcode == 0xD3:
@@ -103,7 +103,7 @@ def _live_flags(insns: cython.pointer(Insn), count: u32, live: cython.pointer(u3
         if row.exec or (insns[i].mem and row.mem) or _may_fault(cython.address(insns[i]), row):
             now = ALL_FLAGS
         else:
-            now = (now & ~_overwrites(cython.address(insns[i]), row)) | row.flags_read
+            now = (now & ~overwrites(cython.address(insns[i]), row)) | row.flags_read
         i -= 1
 
 
@@ -233,7 +233,7 @@ def _condition(op: cython.pointer(Op)) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _gate(cpu: cython.pointer(Cpu), row: cython.pointer(RowFacts), mode: u32) -> cython.int:
+def gate(cpu: cython.pointer(Cpu), row: cython.pointer(RowFacts), mode: u32) -> cython.int:
     """The handler that refuses this instruction in this state (H_RAISE_*), or -1."""
     if row.feature:
         if row.feature < 32:
@@ -366,9 +366,24 @@ def _flow(
 @cython.nogil
 @cython.exceptval(check=False)
 def bind_bytes(count: u32, mode: u32) -> u64:
-    """Each instruction may need a segment check; one Op more ends the block, and one may check for
-    a debugger before it."""
+    """Each instruction may need a segment check; one Op more ends the block, and one may come
+    before it: a check for a debugger, or the count of its runs."""
     return (2 * count + 3 if mode & MODE_LEGACY else count + 3) * cython.sizeof(Op)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _translatable(vm: cython.pointer(Vm), block: cython.pointer(Block)) -> cython.bint:
+    """64-bit code within one page. Single steps, crossing instructions and whatever a debugger
+    looks at stay interpreted."""
+    return (
+        vm.translator != cython.NULL
+        and (block.mode & MODE_CODE_MASK) == MODE_CODE64
+        and not block.mode & MODE_STEP
+        and not block.crosses
+        and not vm.debugging
+    )
 
 
 @cython.cfunc
@@ -388,15 +403,19 @@ def bind_block(
     ip: u32 = 0
     row: cython.pointer(RowFacts) = cython.NULL
     _live_flags(insns, count, live)
+    op.block = block
+    op.base = REG_NONE
+    op.index = REG_NONE
     if cpu.vm.debugging and block_checks(cpu.vm, block):
-        op.block = block
-        op.base = REG_NONE
-        op.index = REG_NONE
         op.handler = _named[H_DEBUG_CHECK]
+        op += 1
+    elif _translatable(cpu.vm, block):
+        op.handler = _named[H_COUNT_RUN]
+        op.imm = cpu.vm.translate_after
         op += 1
     for i in range(count):
         row = facts(insns[i].row)
-        if row.fallback and _gate(cpu, row, block.mode) == H_RAISE_UD:
+        if row.fallback and gate(cpu, row, block.mode) == H_RAISE_UD:
             insns[i].row = row.fallback
             row = facts(insns[i].row)
         op = _bind_one(cpu, block, op, cython.address(insns[i]), row, live[i], ip, i)
@@ -432,7 +451,7 @@ def _bind_one(
     number: u32,
 ) -> cython.pointer(Op):
     """One instruction; the place of the next Op, or NULL when the thunk memory is full."""
-    refused: cython.int = _gate(cpu, row, block.mode)
+    refused: cython.int = gate(cpu, row, block.mode)
     shape: u32 = _exec[row.exec].shape
     _operands(op, insn, row, block.mode, ip)
     op.block = block

@@ -19,6 +19,8 @@ cdef int go(Cpu* cpu, u64 target) noexcept nogil
 cdef int find_or_build(Cpu* cpu, u32 mode, Block** out) noexcept nogil
 # Forget every block and thunk. No other CPU may be in a block (stop_others), nor this one
 cdef void drop_code(Vm* vm) noexcept nogil
+# The block made from the code at `host`, or NULL
+cdef Block* lookup_block(Vm* vm, u64 host, u32 mode) noexcept nogil
 
 
 cdef inline int follow(Cpu* cpu, Op* op, Block** link, u64 target) noexcept nogil:

@@ -25,6 +25,7 @@ from cython.cimports.barevisor.cpu.bt.codepages import (
     watch_code_page,
 )
 from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
+from cython.cimports.barevisor.cpu.bt.evict import evict_all
 from cython.cimports.barevisor.cpu.bt.mmu import fetch as fetch_code
 from cython.cimports.barevisor.cpu.bt.mmu import forget_jumps
 from cython.cimports.barevisor.cpu.bt.safepoint import (
@@ -41,10 +42,9 @@ PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
 
 @cython.cfunc
-@cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
-def _lookup(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer(Block):
+def lookup_block(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer(Block):
     block: cython.pointer(Block) = acquire(cython.address(vm.hash[block_hash(host)]), ACQUIRE)
     while block != cython.NULL and (block.host != host or block.mode != mode):
         block = block.hash_next
@@ -82,7 +82,7 @@ def _go_slow(cpu: cython.pointer(Cpu), target: u64, jump: cython.pointer(Jump)) 
     cpu.rip = target
     if (cpu.budget | cpu.urgent) < 0 or va - entry.tag > 0xFFF or cpu.mode & MODE_LEGACY:
         return ST_NEXT
-    block = _lookup(cpu.vm, entry.host + (va & 0xFFF), cpu.mode)
+    block = lookup_block(cpu.vm, entry.host + (va & 0xFFF), cpu.mode)
     if block == cython.NULL or block.crosses:
         return ST_NEXT
     jump.target = target
@@ -114,7 +114,7 @@ def find_or_build(
     status = fetch_code(cpu, va, cython.address(host), cython.address(gpa))
     if status:
         return status
-    block = _lookup(cpu.vm, host, mode)
+    block = lookup_block(cpu.vm, host, mode)
     if block != cython.NULL:
         changed: cython.int = block.crosses and _changed(cpu, block, va)
         if changed == 0:
@@ -172,7 +172,7 @@ def _build_locked(
     if old != cython.NULL:
         # A crossing block whose bytes changed; it stays in its page's list until that is dropped.
         unhash(vm, old)
-    block = _lookup(vm, host, mode)
+    block = lookup_block(vm, host, mode)
     if block != cython.NULL and not block.crosses:
         out[0] = block
     else:
@@ -345,6 +345,7 @@ def drop_code(vm: cython.pointer(Vm)) -> cython.void:
     """See blocks.pxd."""
     i: cython.uint
     slot: cython.pointer(Slot)
+    evict_all(vm)
     memset(vm.hash, 0, HASH_SIZE * cython.sizeof(cython.p_void))
     for i in range(vm.nslots):
         slot = cython.address(vm.slots[i])

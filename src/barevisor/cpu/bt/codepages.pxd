@@ -36,3 +36,4 @@ cdef inline bint may_write(Cpu* cpu, Slot* slot, u64 page) noexcept nogil:
 
 # --- inside codepages.py
 cdef int unwrite(Cpu* cpu, u64 gpa) noexcept nogil
+cdef int unstore(Cpu* cpu, u64* stores) noexcept nogil

@@ -18,6 +18,7 @@ watched, or the decoder, who has set that before, reads what the device stored.
 """
 
 import cython
+from cython.cimports.barevisor.cpu.bt.evict import evict_trace
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
     fence,
@@ -25,6 +26,8 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     vm_unlock,
     wait_quiet,
 )
+from cython.cimports.barevisor.cpu.bt.space import space_protect
+from cython.cimports.barevisor.cpu.bt.translate import MODE_TRACE
 
 PAGE = cython.declare("u64", 4096)
 PAGE_MASK = cython.declare("u64", 0xFFFFFFFFFFFFF000)
@@ -57,7 +60,10 @@ def kill_range(vm, slot, page, start, end):
     while block != cython.NULL:
         if block.gpa < end and start < block.gpa + block.size:
             block.valid = 0
-            unhash(vm, block)
+            if block.mode & MODE_TRACE:
+                evict_trace(vm, block)
+            else:
+                unhash(vm, block)
             at[0] = block.page_next
             dropped = 1
         else:
@@ -90,11 +96,24 @@ def watch_code_page(cpu, slot, page):
     writers = slot.writers[page]
     slot.writers[page] = 0
     for i in range(vm.ncpus):
-        if writers >> (i & 7) & 1 and vm.cpus[i] != cython.NULL and unwrite(vm.cpus[i], gpa):
+        if writers >> (i & 7) & 1 and vm.cpus[i] != cython.NULL and (
+            unwrite(vm.cpus[i], gpa) | unstore(vm.cpus[i], slot.stores + 2 * page)
+        ):
             mask |= cython.cast(u64, 1) << i
     mask &= ~(cython.cast(u64, 1) << cpu.index)
     if mask:
         wait_quiet(cpu, mask)
+
+
+def unstore(cpu, stores):
+    """The same for translated code, which stores through at most two linear addresses of the page
+    (tier.py keeps them)."""
+    found: cython.int = 0
+    i: u32
+    for i in range(2):
+        if stores[i]:
+            found |= space_protect(cpu, stores[i])
+    return found
 
 
 def unwrite(cpu, gpa):

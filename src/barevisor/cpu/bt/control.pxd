@@ -2,6 +2,7 @@ from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.mmu cimport pdptes_valid, tlb_flush, tlb_flush_page
 from barevisor.cpu.bt.mode cimport update_mode
+from barevisor.cpu.bt.space cimport space_flush_user
 from barevisor.cpu.bt.apic cimport apic_get_tpr, apic_set_tpr
 
 cdef enum:

@@ -71,6 +71,8 @@ def write_cr3(cpu, value):
         return set_fault(cpu, EXC_GP, 0)
     cpu.cr3 = value
     tlb_flush(cpu, 1)
+    if not held:
+        space_flush_user(cpu, value)
     cpu.fetch_tag = 1
     return 0
 
@@ -303,6 +305,7 @@ def h_invpcid(cpu, op):
         tlb_flush_page(cpu, raw[1])
     else:
         tlb_flush(cpu, kind != 2)
+        space_flush_user(cpu, ~cast(u64, 0))
     cpu.fetch_tag = 1
     return finish(cpu, op)
 

@@ -24,13 +24,15 @@ from barevisor.cpu.bt import (
     segment_ops,
     stops,
     syscalls,
+    tier,
+    translate,
     vector,
     xstate,
 )
 
 MODULES = (
     bind, control, far, flags, fpu, iret, ops_bits, ops_flow, ops_legacy, ops_memory, ops_string,
-    portio, processor, segment_ops, stops, syscalls, vector, xstate,
+    portio, processor, segment_ops, stops, syscalls, tier, vector, xstate,
 )  # fmt: skip
 
 
@@ -43,4 +45,5 @@ def install() -> None:
     missing = bind.install(table)
     if missing:
         raise RuntimeError(f"instructions without a handler: {', '.join(missing)}")
+    translate.install()
     mmu.install_hooks(*apic.hooks(), debug.hooks())

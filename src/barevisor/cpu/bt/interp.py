@@ -30,7 +30,9 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     swap64,
 )
 from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.faults import gettid
 from cython.cimports.barevisor.cpu.bt.stops import STOP_NONE, STOP_STEP, STOP_WATCH, stop_here
+from cython.cimports.barevisor.cpu.bt.tier import must_step, tier_translate
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 
 BUDGET: i64 = cython.declare(i64, 2000)
@@ -96,23 +98,6 @@ def _interrupt(cpu: cython.pointer(Cpu)) -> cython.int:
     __sync_fetch_and_or(cython.address(cpu.attention), cython.cast(u32, ATT_INTERRUPT))
     cpu.link = cython.NULL  # the handler is not where the last block's branch goes
     return deliver(cpu, apic_ack(cpu, pending), NO_ERROR, KIND_EXTERNAL)
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _must_step(cpu: cython.pointer(Cpu)) -> u32:
-    return (
-        cpu.shadow
-        | cpu.mmio_n
-        | cpu.io_ready
-        | cpu.debug_step
-        | (cpu.sysflags & FLAG_TF)
-        | cython.cast(u32, cpu.dr[7] & DR7_ENABLED)
-        | cpu.pending_db
-        | cpu.exclusive
-    )
 
 
 @cython.cfunc
@@ -238,7 +223,9 @@ def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
             status = _poll(cpu)
             if status == ST_EXIT:
                 return status
-        if _must_step(cpu):
+        if cpu.hot != cython.NULL:
+            tier_translate(cpu)
+        if must_step(cpu):
             status = _alone(cpu) if cpu.exclusive else _step(cpu)
             if cpu.debug_step and not cpu.exclusive:
                 _stepped(cpu)
@@ -262,6 +249,8 @@ def execute(cpu: cython.pointer(Cpu)) -> cython.int:
     """Run the guest until cpu.exit_reason says why it stopped."""
     status: cython.int
     cpu.exit_reason = EXIT_NONE
+    cpu.gs_loaded = 0
+    cpu.thread = gettid()
     guest_enter(cpu)
     status = enter(cpu, _loop, cython.NULL)
     guest_leave(cpu)

@@ -34,6 +34,7 @@ cdef int store_slow(Cpu* cpu, u64 va, u32 size, void* data, u32 idx) noexcept no
 cdef int probe_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
 # The same, and the page goes into the TLB if stores to it may be direct. 0 or ST_FAULT
 cdef int prime_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
+cdef int prime_read(Cpu* cpu, u64 va, u32 idx) noexcept nogil
 # System structures: whatever the CPL, read/written as supervisor (implicit access)
 cdef int load_system(Cpu* cpu, u64 va, u32 size, void* out) noexcept nogil
 cdef int store_system(Cpu* cpu, u64 va, u32 size, void* data) noexcept nogil

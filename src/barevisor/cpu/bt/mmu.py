@@ -14,6 +14,11 @@ start. A memory-mapped store is the last thing an instruction does, so it leaves
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, kill_range, may_write
 from cython.cimports.barevisor.cpu.bt.safepoint import vm_lock, vm_unlock
+from cython.cimports.barevisor.cpu.bt.space import (
+    space_flush,
+    space_flush_page,
+    space_flush_private,
+)
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import (
     STOP_ON_READ,
@@ -359,7 +364,9 @@ def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
         cpu.private_code = 0
     if keep_global:
         _flush_used(cpu)
+        space_flush_private(cpu)
         return
+    space_flush(cpu)
     cpu.huge_pages[1] = 0
     memset(cpu.tlb_used, 0, cython.sizeof(cpu.tlb_used))
     memset(cpu.itlb_used, 0, cython.sizeof(cpu.itlb_used))
@@ -419,6 +426,8 @@ def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
         return
     if (cpu.large_pages[word] | cpu.large_pages[16 + word]) >> ((va >> 21) & 63) & 1:
         _flush_large(cpu, va)
+        space_flush_page(cpu, va, 1)
+    space_flush_page(cpu, va, 0)
     forget_jumps(cpu, va >> 63)
     for idx in range(MMU_COUNT):
         cpu.tlbs[idx][n] = cpu.tlb_blank[n]
@@ -864,6 +873,21 @@ def prime_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cytho
     if (va & 0xFFF) + size > PAGE:
         return probe_write(cpu, va, size, idx)
     if _walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
+        return ST_FAULT
+    slot = find_slot(cpu.vm, walk.gpa)
+    if slot != cython.NULL:
+        _fill(cpu, va, idx, cython.address(walk), slot)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def prime_read(cpu: cython.pointer(Cpu), va: u64, idx: u32) -> cython.int:
+    """Enter the page of `va` into the TLB, if loads from it may be direct. 0 or ST_FAULT"""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    if _walk(cpu, va, ACCESS_READ, idx, cython.address(walk)):
         return ST_FAULT
     slot = find_slot(cpu.vm, walk.gpa)
     if slot != cython.NULL:

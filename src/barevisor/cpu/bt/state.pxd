@@ -16,6 +16,7 @@ cdef struct Op
 cdef struct Block
 cdef struct Vm
 cdef struct Apic
+cdef struct Space
 
 ctypedef int (*handler_t)(Cpu* cpu, Op* op) noexcept nogil
 # A thunk for an instruction with a memory operand: `host` is where the operand lies (in guest
@@ -269,6 +270,12 @@ cdef struct Block:
     Block* hash_next         # a dead block keeps it: another CPU may be walking the chain
     Block* page_next         # blocks that start in one page
     u8 raw[16]               # the bytes of a crossing instruction: compared before each run
+    Block* trace             # of an interpreted block: its translation, or NULL
+    u64 entry                # of a translation: where it is entered (see translate.pxd), or 0
+    u32 first_site           # of a translation: its sites
+    u32 sites
+    u32 flags                # of a translation: TRACE_*
+    u32 dead                 # ... offset in code memory of where its ways in go once it is dropped
 
 cdef struct Slot:            # guest-physical memory backed by host memory
     u64 gpa
@@ -280,6 +287,7 @@ cdef struct Slot:            # guest-physical memory backed by host memory
     u8* writers              # one byte a page: bit (index & 7) of each CPU that had it writable in
                              # a TLB since it last became a code page
     Block** page_blocks      # per page: list head of its blocks
+    u64* stores              # per page: two linear addresses that translated code stores through
 
 cdef struct CpuidEntry:
     u32 leaf
@@ -383,6 +391,9 @@ cdef struct Vm:
     u32 pic_lock
     Pic pics[2]              # master, slave
     void* owner              # the BtVm (borrowed)
+    void* translator         # Translator*: NULL when this VM only interprets
+    u32 write_shift          # pages between an address's load entry and store entry (space.pxd)
+    u32 translate_after      # runs of a block before it is translated
     eoi_t on_eoi             # EOI of a level-triggered vector: takes the GIL, tells the IOAPIC
     # --- a debugger, or a trace of blocks (stops.py); changed only while no vCPU runs.
     # 1 from the first breakpoint, watchpoint, step or trace until the debugger has detached: blocks
@@ -529,3 +540,26 @@ cdef struct Cpu:
     u32 dropped              # hold(): blocks died
     u32 gone                 # this CPU's last sleep was one for good
     u32 gone_pad
+    # --- translated code reaches these through GS (see space.pxd)
+    u64 self                 # address of this struct
+    u64 page_va              # linear address of the page whose translation runs
+    u64 missed_va            # the linear address that an access, or a branch, is about
+    u64 target               # an indirect branch's, while its return address is pushed
+    u64 resume               # host address where translated code goes on
+    u64 spill                # a host register, for a moment
+    u32 site                 # which place in translated code called
+    u32 status               # ST_*: what translated code ended with
+    u32 vec_live             # the guest's vector registers are in the host's, not in `vec`
+    u32 resume_vec           # 1: load the vector registers before going on at `resume`
+    u32 resume_flags         # 1: load the arithmetic flags as well
+    u32 gs_loaded            # since the guest was entered, on this thread
+    u32 translator_pad
+    Space* space             # the address space whose window GS points to; NULL: none yet
+    Space* spaces            # SPACE_COUNT of them, NULL when this CPU only interprets
+    u64 space_clock
+    Block* hot               # an interpreted block that has run often enough to be translated
+    u64 armed_deadline       # what the host timer was last set for
+    void* timer              # the host's timer that pokes this CPU (faults.pxd)
+    i32 timer_thread         # the thread it signals; 0: there is none yet
+    i32 thread               # the thread that runs this CPU now
+    i32 memory_fd            # the memfd that this struct lies in

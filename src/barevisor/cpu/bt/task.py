@@ -141,6 +141,7 @@ def load_task_state(cpu, wide, t):
     if wide and cpu.cr0 & CR0_PG:
         cpu.cr3 = t[T_CR3]
         tlb_flush(cpu, 1)
+        space_flush_user(cpu, cpu.cr3)
         cpu.fetch_tag = 1
     cpu.rip = t[T_EIP]
     for i in range(8):

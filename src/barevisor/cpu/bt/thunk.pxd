@@ -1,7 +1,7 @@
 # Native thunks: one guest instruction, executed by the host on the guest's register state.
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.codemem cimport CodeMem
-from barevisor.cpu.bt.decode cimport RowFacts
+from barevisor.cpu.bt.decode cimport Insn, RowFacts
 from barevisor.cpu.bt.emit cimport Code, Form
 
 cdef enum:                   # why thunk_for returned NULL
@@ -37,6 +37,10 @@ cdef struct Plan:            # what one thunk will do
 cdef handler_t thunk_for(CodeMem* mem, Insn* insn, u32 flags_live, u32* why) noexcept nogil
 # What thunk_for does for instructions that become native code: 0, or -1 if this is not one.
 cdef int build(Code* code, Insn* insn, u32 flags_live) noexcept nogil
+# Opcode, prefixes and immediate of a copied instruction; its registers are for the caller
+cdef void plan_form(Form* form, Insn* insn, RowFacts* f) noexcept nogil
+# DIV or IDIV
+cdef bint is_divide(Insn* insn) noexcept nogil
 # Ends a run of scratch ops.
 cdef int ret_handler(Cpu* cpu, Op* op) noexcept nogil
 # Run a thunk for its effect alone, outside its block; `host` as for a thunk_t (or NULL). The

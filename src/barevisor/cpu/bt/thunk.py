@@ -238,6 +238,17 @@ def _plan_opcode(form: cython.pointer(Form), insn: cython.pointer(Insn)) -> cyth
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def plan_form(
+    form: cython.pointer(Form), insn: cython.pointer(Insn), f: cython.pointer(RowFacts)
+) -> cython.void:
+    """See thunk.pxd."""
+    _plan_opcode(form, insn)
+    _plan_prefixes(form, insn, f)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _plan(
     plan: cython.pointer(Plan), insn: cython.pointer(Insn), f: cython.pointer(RowFacts), live: u32
 ) -> cython.void:
@@ -333,7 +344,7 @@ def build(code: cython.pointer(Code), insn: cython.pointer(Insn), flags_live: u3
     f: cython.pointer(RowFacts) = facts(insn.row)
     code.size = 0
     code.overflow = 0
-    if f.exec != 0 or f.hint == HINT_LEA or _is_divide(insn):
+    if f.exec != 0 or f.hint == HINT_LEA or is_divide(insn):
         return -1
     _plan(cython.address(plan), insn, f, flags_live)
     if insn.mem:
@@ -353,7 +364,7 @@ def build(code: cython.pointer(Code), insn: cython.pointer(Insn), flags_live: u3
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _is_divide(insn: cython.pointer(Insn)) -> cython.bint:
+def is_divide(insn: cython.pointer(Insn)) -> cython.bint:
     """DIV and IDIV would raise SIGFPE in this process; they are computed in divide.py."""
     return (
         insn.map == 0
@@ -375,7 +386,7 @@ def thunk_for(
     """See thunk.pxd."""
     code: Code
     why[0] = THUNK_HANDLER
-    if facts(insn.row).exec == 0 and _is_divide(insn):
+    if facts(insn.row).exec == 0 and is_divide(insn):
         if insn.mem:
             return cython.cast(handler_t, cython.cast(cython.p_void, divide_memory))
         return divide_register

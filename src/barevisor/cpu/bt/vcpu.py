@@ -33,6 +33,7 @@ from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
 from cython.cimports.barevisor.cpu.bt.mmu import ACCESS_READ, tlb_flush, translate
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
+from cython.cimports.barevisor.cpu.bt.faults import sleep_mask, sigset_t, timer_free
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
     guest_enter,
@@ -40,6 +41,11 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     load32,
     resume_others,
     stop_others,
+)
+from cython.cimports.barevisor.cpu.bt.space import (
+    space_allocate_cpu,
+    space_create,
+    space_free_cpu,
 )
 from cython.cimports.barevisor.cpu.bt.stops import (
     STOP_BREAK,
@@ -52,7 +58,6 @@ from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.posix.stdlib import posix_memalign
 
 from barevisor.cpu import engine
 from barevisor.cpu.x86 import cpuid
@@ -70,13 +75,15 @@ def wait_readable(fd, ns):
     """At most `ns` nanoseconds (-1: for ever). -1: a signal arrived."""
     wanted: pollfd
     limit: timespec
+    mask: sigset_t
+    sleep_mask(cython.address(mask))
     wanted.fd = fd
     wanted.events = POLLIN
     limit.tv_sec = ns // NS_IN_S
     limit.tv_nsec = ns % NS_IN_S
     if (
         ppoll(
-            cython.address(wanted), 1, cython.NULL if ns < 0 else cython.address(limit), cython.NULL
+            cython.address(wanted), 1, cython.NULL if ns < 0 else cython.address(limit), cython.address(mask)
         )
         < 0
     ):
@@ -202,6 +209,8 @@ class BtVcpu:
         self._allocate()
         cpu: cython.pointer(Cpu) = self.cpu
         cpu.vm = self.core.vm
+        if cpu.vm.translator != cython.NULL and space_create(cpu):
+            raise EngineError("no address space for a CPU's translations", "BAREVISOR_BT=interpret")
         cpu.index = index
         cpu.features = features & 0xFFFFFFFF
         cpu.features2 = features >> 32
@@ -230,12 +239,10 @@ class BtVcpu:
 
     def _allocate(self):
         """Cpu (its vector fields are accessed aligned), the local APIC and the TLBs."""
-        at: cython.p_void = cython.NULL
         n: cython.uint
-        if posix_memalign(cython.address(at), 64, cython.sizeof(Cpu)):
+        self.cpu = space_allocate_cpu()
+        if self.cpu == cython.NULL:
             raise MemoryError
-        memset(at, 0, cython.sizeof(Cpu))
-        self.cpu = cython.cast(cython.pointer(Cpu), at)
         cpu: cython.pointer(Cpu) = self.cpu
         if cython.cast(cython.size_t, cython.address(cpu.bounce[0])) % 64 or (
             cython.cast(cython.size_t, cython.address(cpu.fpu[0])) % 16
@@ -277,7 +284,8 @@ class BtVcpu:
         free(self.cpu.tlb_blank)
         free(self.cpu.cpuid)
         free(self.cpu.traced)
-        free(self.cpu)
+        timer_free(self.cpu)
+        space_free_cpu(self.cpu)
 
     def close(self):
         """Interrupts no longer reach this CPU. Idempotent."""

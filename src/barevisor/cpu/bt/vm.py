@@ -48,7 +48,7 @@ class BtVm:
     """The contract's EngineVm."""
 
     def __init__(self, spec: MachineSpec) -> None:
-        from barevisor.cpu.bt import clock, handlers, vmcore
+        from barevisor.cpu.bt import clock, handlers, tiers, vmcore
 
         if not 1 <= spec.cpus <= MAX_CPUS:
             raise EngineError(f"{spec.cpus} CPUs: the bt engine runs 1 to {MAX_CPUS}")
@@ -59,7 +59,11 @@ class BtVm:
         self._khz = clock.tsc_khz(since)
         self._chips = Chips(spec.irqchip)
         self._core: vmcore.VmCore | None = vmcore.VmCore(
-            spec.irqchip, self._khz, clock.clock_scale(self._khz), self._chips.ioapic.eoi
+            spec.irqchip,
+            self._khz,
+            clock.clock_scale(self._khz),
+            self._chips.ioapic.eoi,
+            tiers.translator(),
         )
         self._chips.core = self._core
         self._vcpus: list[BtVcpu] = []

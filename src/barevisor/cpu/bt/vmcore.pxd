@@ -9,9 +9,11 @@ cdef enum:
 cdef class VmCore:
     cdef Vm* vm
     cdef CodeMemory code
+    cdef object translator   # TranslatorOwner, or None: interpret only
     cdef object level_eoi    # called with a vector
 
     cdef void _free_slot(self, Slot* slot)
     cdef void _quiesce(self)
+    cdef object _reserve(self, u64 host, u64 size)
 
 cdef void _level_eoi(Vm* vm, u32 vector) noexcept with gil

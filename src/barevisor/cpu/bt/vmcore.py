@@ -10,6 +10,8 @@ from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.clock import clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import code_written
+from cython.cimports.barevisor.cpu.bt.space import space_reserve, space_unreserve
+from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner
 from cython.cimports.barevisor.cpu.bt.pic import pic_line, pic_read, pic_reset, pic_write
 from cython.cimports.barevisor.cpu.bt.safepoint import threads_free, threads_init
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
@@ -28,6 +30,11 @@ from cython.cimports.posix.mman import (
 
 from barevisor.errors import EngineError
 
+FIRST_SHIFT = 0x0D600000
+SHIFT_STEP = 0x00051000
+NO_RESERVE = "the translator finds no free addresses around guest memory in this process"
+NO_RESERVE_HINT = "start again (addresses are random), or BAREVISOR_BT=interpret"
+
 
 def _level_eoi(vm, vector):
     """A vCPU ended a level-triggered interrupt: tell the IOAPIC."""
@@ -39,7 +46,7 @@ def _level_eoi(vm, vector):
 class VmCore:
     """Owns struct Vm and all that hangs on it, except the vCPUs."""
 
-    def __cinit__(self, irqchip, khz, scale, level_eoi):
+    def __cinit__(self, irqchip, khz, scale, level_eoi, translator):
         self.vm = cython.cast(cython.pointer(Vm), calloc(1, cython.sizeof(Vm)))
         if self.vm == cython.NULL:
             raise MemoryError
@@ -49,6 +56,10 @@ class VmCore:
             raise MemoryError
         self.vm.code = cython.address(self.code.mem)
         self.vm.owner = cython.cast(cython.p_void, self)
+        self.translator = translator
+        if translator is not None:
+            self.vm.translator = cython.cast(TranslatorOwner, translator).tr
+            self.vm.translate_after = cython.cast(TranslatorOwner, translator).after
         self.vm.on_eoi = _level_eoi
         self.vm.irqchip = bool(irqchip)
         self.vm.hash = cython.cast(
@@ -82,9 +93,13 @@ class VmCore:
     # ---- memory ----
 
     def _free_slot(self, slot):
+        if slot.used and self.vm.translator != cython.NULL:
+            space_unreserve(slot.host, slot.size, self.vm.write_shift)
         free(slot.code_pages)
         free(slot.writers)
         free(slot.page_blocks)
+        free(slot.stores)
+        slot.stores = cython.NULL
         slot.code_pages = cython.NULL
         slot.writers = cython.NULL
         slot.page_blocks = cython.NULL
@@ -121,16 +136,36 @@ class VmCore:
         one.page_blocks = cython.cast(
             cython.pointer(cython.pointer(Block)), calloc(pages, cython.sizeof(cython.p_void))
         )
+        one.stores = cython.cast(cython.pointer(u64), calloc(2 * pages, 8))
         if (
             one.code_pages == cython.NULL
             or one.writers == cython.NULL
+            or one.stores == cython.NULL
             or one.page_blocks == cython.NULL
         ):
             self._free_slot(one)
             raise MemoryError
+        self._reserve(host, size)
         one.gpa, one.host, one.readonly = gpa, host, readonly
         one.used, one.size = 1, size
         self.vm.nslots = max(self.vm.nslots, slot + 1)
+
+    def _reserve(self, host, size):
+        """No wrong entry of a page table may lead to memory (space.pxd). The distance between
+        load and store entries is chosen with the first slot: 1 TiB less a bit, so that the
+        regions of a Linux kernel do not meet."""
+        i: cython.uint
+        if self.vm.translator == cython.NULL:
+            return
+        if self.vm.write_shift:
+            if space_reserve(host, size, self.vm.write_shift):
+                raise EngineError(NO_RESERVE, NO_RESERVE_HINT)
+            return
+        for i in range(64):
+            if space_reserve(host, size, FIRST_SHIFT + i * SHIFT_STEP) == 0:
+                self.vm.write_shift = FIRST_SHIFT + i * SHIFT_STEP
+                return
+        raise EngineError(NO_RESERVE, NO_RESERVE_HINT)
 
     def memory_written(self, gpa: int, size: int):
         """See EngineVm.memory_written. Pages without code cost a look at one byte each."""

@@ -1,0 +1,44 @@
+"""The end of translations: one whose guest code was overwritten, or all when memory is full."""
+
+import cython
+from cython.cimports.barevisor.cpu.bt.space import space_forget_jumps
+from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.translate import *
+
+JMP_REL32: u64 = cython.declare(u64, 0xE9)
+
+
+def evict_all(vm):
+    """See evict.pxd."""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
+    i: cython.uint
+    if tr == cython.NULL:
+        return
+    tr.mem.used = tr.stub_bytes
+    tr.count = 0
+    tr.indexed = 0
+    tr.drops += 1
+    for i in range(vm.ncpus):
+        if vm.cpus[i] != cython.NULL:
+            vm.cpus[i].hot = cython.NULL
+            space_forget_jumps(vm.cpus[i])
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _redirect(tr: cython.pointer(Translator), entry: u64, target: u64) -> cython.void:
+    """Replace the eight bytes at `entry` by a jump to `target`, at one stroke."""
+    at: u64 = entry - cython.cast(u64, tr.mem.run)
+    jump: u64 = JMP_REL32 | cython.cast(u64, cython.cast(u32, target - (entry + 5))) << 8
+    cython.cast(cython.pointer(u64), tr.mem.write + at)[0] = jump
+
+
+def evict_trace(vm, trace):
+    """See evict.pxd."""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
+    dead: u64 = cython.cast(u64, tr.mem.run) + trace.dead
+    _redirect(tr, trace.entry, dead)
+    _redirect(tr, trace.entry + TRACE_INNER, dead + SITE_CALL_BYTES)
+    if trace.flags & TRACE_VEC:
+        _redirect(tr, trace.entry + TRACE_VECTOR, dead + SITE_CALL_BYTES)

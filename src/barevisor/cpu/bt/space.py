@@ -1,0 +1,449 @@
+"""The windows of translated code: linear page tables and jump tables (see space.pxd).
+
+Supervisor code has one window for every address space, whose private entries go at each load of
+CR3; user code has one for each of the last few, kept by CR3 with its PCID (SDM, "Process-Context
+Identifiers"), so that a context switch costs a load of GS. Nothing here decides about access: what
+is entered was allowed by mmu.py's walk and is in its TLB.
+"""
+
+import os
+
+import cython
+from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.libc.errno import ENOMEM, errno
+from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memset
+from cython.cimports.posix.mman import (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_FIXED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    madvise,
+    mmap,
+    munmap,
+)
+
+TABLE_BYTES: u64 = cython.declare(u64, 1 << 32)
+WINDOW_BYTES: u64 = cython.declare(u64, (1 << 32) + SPACE_BELOW)
+MAP_FIXED_NOREPLACE: cython.int = cython.declare(cython.int, 0x100000)
+MADV_NOHUGEPAGE: cython.int = cython.declare(cython.int, 15)
+MADV_DONTNEED: cython.int = cython.declare(cython.int, 4)
+FREE_KEY: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
+CR4_PCIDE: u64 = cython.declare(u64, 1 << 17)
+CR3_KEY: u64 = cython.declare(u64, 0x000FFFFFFFFFFFFF)
+
+# ---- making and freeing ------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def space_allocate_cpu() -> cython.pointer(Cpu):
+    """See space.pxd. The pages are a memfd's, to be mapped again below each window."""
+    fd: cython.int = os.memfd_create("barevisor-cpu", os.MFD_CLOEXEC)
+    os.ftruncate(fd, CPU_SPAN)
+    at: cython.p_void = mmap(cython.NULL, CPU_SPAN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    cpu: cython.pointer(Cpu) = cython.NULL
+    if at == MAP_FAILED or cython.sizeof(Cpu) > CPU_SPAN:
+        os.close(fd)
+        return cython.NULL
+    cpu = cython.cast(cython.pointer(Cpu), at)
+    cpu.self = cython.cast(u64, at)
+    cpu.memory_fd = fd
+    return cpu
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def space_create(cpu: cython.pointer(Cpu)) -> cython.int:
+    """See space.pxd."""
+    n: cython.uint
+    space: cython.pointer(Space) = cython.cast(
+        cython.pointer(Space), calloc(SPACE_COUNT, cython.sizeof(Space))
+    )
+    if space == cython.NULL:
+        return -1
+    cpu.spaces = space
+    for n in range(SPACE_COUNT):
+        if _map(cpu, cython.address(space[n])):
+            return -1
+        space[n].idx = n if n == MMU_SUPERVISOR else MMU_SUPERVISOR_AC if n == 1 else MMU_USER
+        space[n].key = FREE_KEY
+    return 0
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _map(cpu: cython.pointer(Cpu), space: cython.pointer(Space)) -> cython.int:
+    """One window. Huge pages would make a few table entries cost megabytes."""
+    logs: cython.pointer(u32)
+    at: cython.p_void = mmap(
+        cython.NULL, WINDOW_BYTES, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+    )  # fmt: skip
+    if at == MAP_FAILED:
+        return -1
+    base: u64 = cython.cast(u64, at) + SPACE_BELOW
+    space.table = cython.cast(cython.pointer(u64), base)
+    madvise(at, WINDOW_BYTES, MADV_NOHUGEPAGE)
+    if (
+        mmap(
+            cython.cast(cython.p_void, base - CPU_SPAN), CPU_SPAN, PROT_READ | PROT_WRITE,
+            MAP_SHARED | MAP_FIXED, cpu.memory_fd, 0,
+        )
+        == MAP_FAILED
+    ):  # fmt: skip
+        return -1
+    logs = cython.cast(cython.pointer(u32), calloc(2 * FILL_LOG, 4))
+    space.jump_log = cython.cast(cython.pointer(u16), calloc(JUMP_LOG, 2))
+    if logs == cython.NULL or space.jump_log == cython.NULL:
+        return -1
+    space.fill_log = logs
+    space.private_log = logs + FILL_LOG
+    _addresses(space)[0] = 1  # the empty entry 0 must not match the address 0
+    return 0
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def space_free_cpu(cpu: cython.pointer(Cpu)) -> cython.void:
+    """See space.pxd."""
+    n: cython.uint
+    if cpu.spaces != cython.NULL:
+        for n in range(SPACE_COUNT):
+            if cpu.spaces[n].table != cython.NULL:
+                munmap(
+                    cython.cast(
+                        cython.p_void, cython.cast(u64, cpu.spaces[n].table) - SPACE_BELOW
+                    ),
+                    WINDOW_BYTES,
+                )
+            free(cpu.spaces[n].fill_log)
+            free(cpu.spaces[n].jump_log)
+        free(cpu.spaces)
+    os.close(cpu.memory_fd)
+    munmap(cython.cast(cython.p_void, cpu.self), CPU_SPAN)
+
+
+# ---- entries -----------------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _addresses(space: cython.pointer(Space)) -> cython.pointer(u64):
+    """The jump table's linear addresses; its host addresses lie JUMP_ROOM bytes further."""
+    return cython.cast(cython.pointer(u64), cython.cast(u64, space.table) - SPACE_BELOW)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_fill(
+    space: cython.pointer(Space), va: u64, host: u64, shift: u32, shared: u32
+) -> cython.void:
+    """See space.pxd. `shift`: 0 for loads, Vm.write_shift for stores; `shared`: a global page."""
+    place: u32 = (cython.cast(u32, va >> 12) + shift) & PAGE_INDEX
+    space.table[place] = host - (va & ~cython.cast(u64, 0xFFF))
+    if space.filled < FILL_LOG:
+        space.fill_log[space.filled] = place
+    if space.filled <= FILL_LOG:
+        space.filled += 1
+    if not shared and space.idx != MMU_USER:
+        if space.privates < FILL_LOG:
+            space.private_log[space.privates] = place
+        if space.privates <= FILL_LOG:
+            space.privates += 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_jump(space: cython.pointer(Space), va: u64, code: u64) -> cython.void:
+    """See space.pxd."""
+    place: u32 = cython.cast(u32, va & 0xFFFF)
+    addresses: cython.pointer(u64) = _addresses(space)
+    addresses[place] = va
+    addresses[place + 65536] = code
+    if space.jumps < JUMP_LOG:
+        space.jump_log[space.jumps] = cython.cast(u16, place)
+    if space.jumps <= JUMP_LOG:
+        space.jumps += 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget(space: cython.pointer(Space)) -> cython.void:
+    """Branch targets of one space."""
+    n: u32
+    addresses: cython.pointer(u64) = _addresses(space)
+    if space.jumps > JUMP_LOG:
+        memset(addresses, 0, JUMP_ROOM)
+    else:
+        for n in range(space.jumps):
+            addresses[space.jump_log[n]] = 0
+    addresses[0] = 1
+    space.jumps = 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _clear(space: cython.pointer(Space)) -> cython.void:
+    """Pages and branch targets of one space."""
+    n: u32
+    _forget(space)
+    if space.filled > FILL_LOG:
+        madvise(space.table, TABLE_BYTES, MADV_DONTNEED)
+    else:
+        for n in range(space.filled):
+            space.table[space.fill_log[n]] = 0
+    space.filled = 0
+    space.privates = 0
+
+
+# ---- which one ---------------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_select(cpu: cython.pointer(Cpu)) -> cython.int:
+    """See space.pxd."""
+    space: cython.pointer(Space) = cpu.space
+    if space != cython.NULL and space.idx == cpu.mmu_idx and (
+        space.idx != MMU_USER or space.key == (cpu.cr3 & CR3_KEY)
+    ):
+        if space.mode != cpu.mode:
+            _forget(space)
+            space.mode = cpu.mode
+        return 0
+    if cpu.mmu_idx == MMU_USER:
+        space = _user_space(cpu, cpu.cr3 & CR3_KEY)
+    else:
+        space = cython.address(cpu.spaces[0 if cpu.mmu_idx == MMU_SUPERVISOR else 1])
+    if space.mode != cpu.mode:
+        _forget(space)
+        space.mode = cpu.mode
+    cpu.space = space
+    return 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _user_space(cpu: cython.pointer(Cpu), key: u64) -> cython.pointer(Space):
+    """The space of this CR3 and PCID; else the one that was not used for longest, emptied."""
+    n: cython.uint
+    oldest: cython.pointer(Space) = cython.address(cpu.spaces[SPACE_USER])
+    cpu.space_clock += 1
+    for n in range(SPACE_USER, SPACE_COUNT):
+        if cpu.spaces[n].key == key:
+            cpu.spaces[n].used = cpu.space_clock
+            return cython.address(cpu.spaces[n])
+        if cpu.spaces[n].used < oldest.used:
+            oldest = cython.address(cpu.spaces[n])
+    _clear(oldest)
+    oldest.key = key
+    oldest.used = cpu.space_clock
+    return oldest
+
+
+# ---- flushes -----------------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_flush(cpu: cython.pointer(Cpu)) -> cython.void:
+    """See space.pxd."""
+    n: cython.uint
+    if cpu.spaces == cython.NULL:
+        return
+    for n in range(SPACE_COUNT):
+        _clear(cython.address(cpu.spaces[n]))
+        if n >= SPACE_USER:
+            _free(cpu, cython.address(cpu.spaces[n]))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _free(cpu: cython.pointer(Cpu), space: cython.pointer(Space)) -> cython.void:
+    """A user space stands for no CR3 any more."""
+    space.key = FREE_KEY
+    space.used = 0
+    if cpu.space == space:
+        cpu.space = cython.NULL
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_flush_private(cpu: cython.pointer(Cpu)) -> cython.void:
+    """See space.pxd: what supervisor code reached through pages that are not global."""
+    n: cython.uint
+    i: u32
+    space: cython.pointer(Space)
+    if cpu.spaces == cython.NULL:
+        return
+    for n in range(SPACE_USER):
+        space = cython.address(cpu.spaces[n])
+        if space.privates > FILL_LOG:
+            _clear(space)
+        for i in range(space.privates):
+            space.table[space.private_log[i]] = 0
+        space.privates = 0
+        if cpu.private_code:
+            _forget(space)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_flush_user(cpu: cython.pointer(Cpu), key: u64) -> cython.void:
+    """See space.pxd. `key`: a CR3, or ~0 for all of them."""
+    n: cython.uint
+    if cpu.spaces == cython.NULL:
+        return
+    for n in range(SPACE_USER, SPACE_COUNT):
+        if cpu.spaces[n].key != FREE_KEY and (
+            key == FREE_KEY or cpu.spaces[n].key == (key & CR3_KEY)
+        ):
+            _clear(cython.address(cpu.spaces[n]))
+            _free(cpu, cython.address(cpu.spaces[n]))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_flush_page(cpu: cython.pointer(Cpu), va: u64, large: u32) -> cython.void:
+    """See space.pxd. `large`: the 2 MiB around `va`."""
+    n: cython.uint
+    i: u32
+    count: u32 = 512 if large else 1
+    first: u32 = cython.cast(u32, (va >> 12) & (~cython.cast(u64, 511) if large else ~cython.cast(u64, 0)))
+    space: cython.pointer(Space)
+    if cpu.spaces == cython.NULL:
+        return
+    for n in range(SPACE_COUNT):
+        space = cython.address(cpu.spaces[n])
+        # INVLPG is about the present PCID and about global pages; a user space of another CR3
+        # holds neither, unless that page is global to user code, which costs nothing to flush.
+        for i in range(first, first + count):
+            space.table[i & PAGE_INDEX] = 0
+            space.table[(i + cpu.vm.write_shift) & PAGE_INDEX] = 0
+        if space.jumps:
+            _forget_page(space, va, large)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget_page(space: cython.pointer(Space), va: u64, large: u32) -> cython.void:
+    """Branch targets in the page of `va`."""
+    n: u32
+    shift: u32 = 21 if large else 12
+    addresses: cython.pointer(u64) = _addresses(space)
+    if space.jumps > JUMP_LOG:
+        _forget(space)
+        return
+    for n in range(space.jumps):
+        if (addresses[space.jump_log[n]] ^ va) >> shift == 0:
+            addresses[space.jump_log[n]] = 1 if space.jump_log[n] == 0 else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_protect(cpu: cython.pointer(Cpu), va: u64) -> cython.int:
+    """See space.pxd."""
+    n: cython.uint
+    found: cython.int = 0
+    place: u32 = (cython.cast(u32, va >> 12) + cpu.vm.write_shift) & PAGE_INDEX
+    if cpu.spaces == cython.NULL:
+        return 0
+    for n in range(SPACE_COUNT):
+        if cpu.spaces[n].table[place]:
+            cpu.spaces[n].table[place] = 0
+            found = 1
+    return found
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_forget_jumps(cpu: cython.pointer(Cpu)) -> cython.void:
+    """See space.pxd."""
+    n: cython.uint
+    if cpu.spaces == cython.NULL:
+        return
+    for n in range(SPACE_COUNT):
+        _forget(cython.address(cpu.spaces[n]))
+
+
+# ---- addresses that share an entry -------------------------------------------------------
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _alias(host: u64, shift: u32, n: u32) -> u64:
+    """The n-th of 3 * 64 addresses that an entry for `host` could lead to, or 0: not a user
+    address of this process, or `host` itself."""
+    size: u64 = cython.cast(u64, 1) << ALIAS_BITS
+    move: u64 = cython.cast(u64, shift) << 12
+    at: u64 = host
+    if n % 3 == 1:
+        at = host + move
+    elif n % 3 == 2:
+        at = host + size - move
+    at = (at & (size - 1)) + size * (n // 3)
+    return 0 if at == host or at >> 47 else at
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_reserve(host: u64, size: u64, shift: u32) -> cython.int:
+    """See space.pxd."""
+    n: u32
+    k: u32
+    at: u64
+    got: cython.p_void
+    for n in range(192):
+        at = _alias(host, shift, n)
+        if at == 0:
+            continue
+        got = mmap(
+            cython.cast(cython.p_void, at), size, 0,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0,
+        )  # fmt: skip
+        if cython.cast(u64, got) == at or (got == MAP_FAILED and errno == ENOMEM and at >> 46):
+            continue  # ENOMEM: partly above what a process may have
+        if got != MAP_FAILED:
+            munmap(got, size)  # a kernel before 4.17 takes the address as a hint
+        for k in range(n):
+            at = _alias(host, shift, k)
+            if at:
+                munmap(cython.cast(cython.p_void, at), size)
+        return -1
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def space_unreserve(host: u64, size: u64, shift: u32) -> cython.void:
+    """See space.pxd."""
+    n: u32
+    at: u64
+    for n in range(192):
+        at = _alias(host, shift, n)
+        if at:
+            munmap(cython.cast(cython.p_void, at), size)
