@@ -15,6 +15,7 @@ from cython.cimports.barevisor.cpu.bt.fptrap import trap_memory, trap_register
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import block_checks
 from cython.cimports.barevisor.cpu.bt.thunk import THUNK_FULL, thunk_for
+from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE
 from cython.cimports.barevisor.cpu.bt.vector import vex_fields
 
 from barevisor.cpu.bt import decode as decoder
@@ -380,7 +381,7 @@ def _translatable(vm: cython.pointer(Vm), block: cython.pointer(Block)) -> cytho
     return (
         vm.translator != cython.NULL
         and (block.mode & MODE_CODE_MASK) == MODE_CODE64
-        and not block.mode & MODE_STEP
+        and not block.mode & (MODE_STEP | MODE_ONE)
         and not block.crosses
         and not vm.debugging
     )

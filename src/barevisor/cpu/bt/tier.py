@@ -278,7 +278,7 @@ def _interpret(
     next_at: u32 = site.next
     status: cython.int
     cpu.rip = rip
-    status = find_or_build(cpu, mode | MODE_STEP, cython.address(block))
+    status = find_or_build(cpu, mode | MODE_ONE, cython.address(block))
     if status == 0:
         cpu.budget = 0
         cpu.regs[REG_RIP] = rip

@@ -18,6 +18,7 @@ cdef enum:
     TRACE_LIMIT = 48         # instructions
     MAX_FRAGMENTS = 512
     MODE_TRACE = 0x10000     # in Block.mode, so that no interpreted block is taken for a trace
+    MODE_ONE = 0x20000       # one instruction for a trace: as MODE_STEP, but repetitions go on
 
 cdef enum:                   # rules, in an order that the code uses
     ACT_COPY = 0
