@@ -35,11 +35,8 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     vm_unlock,
 )
 from cython.cimports.barevisor.cpu.bt.state import *
-<<<<<<< HEAD
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
-=======
 from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE
->>>>>>> 66275eb (bt: repetitions run to their end within translations)
 from cython.cimports.libc.string import memcmp, memcpy, memset
 
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
@@ -258,11 +255,7 @@ def _build(
     room: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
     pos: u32 = 0
     count: u32 = 0
-<<<<<<< HEAD
-    limit: u32 = 1 if mode & MODE_STEP or cpu.vm.single else 32
-=======
-    limit: u32 = 1 if mode & (MODE_STEP | MODE_ONE) else 32
->>>>>>> 66275eb (bt: repetitions run to their end within translations)
+    limit: u32 = 1 if mode & (MODE_STEP | MODE_ONE) or cpu.vm.single else 32
     result: cython.int = DEC_OK
     crossing: u32 = 0
     status: cython.int = 0

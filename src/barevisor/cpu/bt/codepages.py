@@ -96,8 +96,10 @@ def watch_code_page(cpu, slot, page):
     writers = slot.writers[page]
     slot.writers[page] = 0
     for i in range(vm.ncpus):
-        if writers >> (i & 7) & 1 and vm.cpus[i] != cython.NULL and (
-            unwrite(vm.cpus[i], gpa) | unstore(vm.cpus[i], slot.stores + 2 * page)
+        if (
+            writers >> (i & 7) & 1
+            and vm.cpus[i] != cython.NULL
+            and (unwrite(vm.cpus[i], gpa) | unstore(vm.cpus[i], slot.stores + 2 * page))
         ):
             mask |= cython.cast(u64, 1) << i
     mask &= ~(cython.cast(u64, 1) << cpu.index)

@@ -12,6 +12,7 @@ from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_timer_poll, nmi_taken
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.debug import after_step, code_breakpoint
+from cython.cimports.barevisor.cpu.bt.faults import gettid
 from cython.cimports.barevisor.cpu.bt.fpstate import enter
 from cython.cimports.barevisor.cpu.bt.interrupts import (
     KIND_EXTERNAL,
@@ -30,7 +31,6 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     swap64,
 )
 from cython.cimports.barevisor.cpu.bt.state import *
-from cython.cimports.barevisor.cpu.bt.faults import gettid
 from cython.cimports.barevisor.cpu.bt.stops import STOP_NONE, STOP_STEP, STOP_WATCH, stop_here
 from cython.cimports.barevisor.cpu.bt.tier import must_step, tier_translate
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc

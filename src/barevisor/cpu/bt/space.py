@@ -116,9 +116,7 @@ def space_free_cpu(cpu: cython.pointer(Cpu)) -> cython.void:
         for n in range(SPACE_COUNT):
             if cpu.spaces[n].table != cython.NULL:
                 munmap(
-                    cython.cast(
-                        cython.p_void, cython.cast(u64, cpu.spaces[n].table) - SPACE_BELOW
-                    ),
+                    cython.cast(cython.p_void, cython.cast(u64, cpu.spaces[n].table) - SPACE_BELOW),
                     WINDOW_BYTES,
                 )
             free(cpu.spaces[n].fill_log)
@@ -216,8 +214,10 @@ def _clear(space: cython.pointer(Space)) -> cython.void:
 def space_select(cpu: cython.pointer(Cpu)) -> cython.int:
     """See space.pxd."""
     space: cython.pointer(Space) = cpu.space
-    if space != cython.NULL and space.idx == cpu.mmu_idx and (
-        space.idx != MMU_USER or space.key == (cpu.cr3 & CR3_KEY)
+    if (
+        space != cython.NULL
+        and space.idx == cpu.mmu_idx
+        and (space.idx != MMU_USER or space.key == (cpu.cr3 & CR3_KEY))
     ):
         if space.mode != cpu.mode:
             _forget(space)
@@ -327,7 +327,9 @@ def space_flush_page(cpu: cython.pointer(Cpu), va: u64, large: u32) -> cython.vo
     n: cython.uint
     i: u32
     count: u32 = 512 if large else 1
-    first: u32 = cython.cast(u32, (va >> 12) & (~cython.cast(u64, 511) if large else ~cython.cast(u64, 0)))
+    first: u32 = cython.cast(
+        u32, (va >> 12) & (~cython.cast(u64, 511) if large else ~cython.cast(u64, 0))
+    )
     space: cython.pointer(Space)
     if cpu.spaces == cython.NULL:
         return

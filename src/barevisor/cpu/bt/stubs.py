@@ -99,9 +99,7 @@ def _load_vectors(a: cython.pointer(Asm), fields: cython.pointer(Cpu)) -> cython
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _go_on(
-    a: cython.pointer(Asm), fields: cython.pointer(Cpu), load_vectors: u64
-) -> cython.void:
+def _go_on(a: cython.pointer(Asm), fields: cython.pointer(Cpu), load_vectors: u64) -> cython.void:
     """Load what cpu.resume_* asks for and go on at cpu.resume."""
     vectors: u32
     flags: u32

@@ -9,16 +9,25 @@ for the interpreter, a branch that is not linked yet. What is decided here is wh
 import cython
 from cython.cimports.barevisor.cpu.bt.access import next_op
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code, find_or_build, lookup_block
-from cython.cimports.barevisor.cpu.bt.codemem import CodeMem, CodeMemory
+from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot
-from cython.cimports.barevisor.cpu.bt.faults import faults_forget, faults_install, faults_watch, timer_arm
+from cython.cimports.barevisor.cpu.bt.faults import (
+    faults_forget,
+    faults_install,
+    faults_watch,
+    timer_arm,
+)
 from cython.cimports.barevisor.cpu.bt.mmu import fetch, prime_read, prime_write
-from cython.cimports.barevisor.cpu.bt.safepoint import resume_others, stop_others, vm_lock, vm_unlock
+from cython.cimports.barevisor.cpu.bt.safepoint import (
+    resume_others,
+    stop_others,
+    vm_lock,
+    vm_unlock,
+)
 from cython.cimports.barevisor.cpu.bt.space import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stubs import stubs_write
 from cython.cimports.barevisor.cpu.bt.translate import *
-from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.posix.mman import (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -57,11 +66,10 @@ class TranslatorOwner:
         self.after = after
         self.code = CodeMemory(code_bytes)
         self.tr = cython.cast(cython.pointer(Translator), _reserve(cython.sizeof(Translator)))
-        self.tr.sites = cython.cast(
-            cython.pointer(Site), _reserve(MAX_SITES * cython.sizeof(Site))
-        )
+        self.tr.sites = cython.cast(cython.pointer(Site), _reserve(MAX_SITES * cython.sizeof(Site)))
         self.tr.index = cython.cast(
-            cython.pointer(cython.pointer(Block)), _reserve(MAX_TRACES * cython.sizeof(cython.p_void))
+            cython.pointer(cython.pointer(Block)),
+            _reserve(MAX_TRACES * cython.sizeof(cython.p_void)),
         )
         self.tr.limit = MAX_SITES
         self.tr.mem = cython.address(self.code.mem)
@@ -284,7 +292,6 @@ def _interpret(
         cpu.regs[REG_RIP] = rip
         cpu.icount += block.count
         status = block.ops[0].handler(cpu, block.ops)
-        cpu.budget = 0
     cpu.status = status
     if status != ST_NEXT or cpu.exit_reason or flags & SITE_DISPATCH:
         return 0
@@ -292,7 +299,12 @@ def _interpret(
         return 0
     if cpu.timer_deadline != cpu.armed_deadline:
         timer_arm(cpu)
-    if not trace.valid or cpu.urgent or must_step(cpu) or cpu.tlb == cpu.tlb_blank:
+    if (
+        not trace.valid
+        or (cpu.budget | cpu.urgent) < 0
+        or must_step(cpu)
+        or cpu.tlb == cpu.tlb_blank
+    ):
         return 0
     if cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF):
         return 0

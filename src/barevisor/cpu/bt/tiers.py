@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from barevisor.cpu.x86 import hostcpuid
-from barevisor.errors import EngineError, ConfigError
+from barevisor.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from barevisor.cpu.bt.tier import TranslatorOwner

@@ -30,9 +30,9 @@ from cython.cimports.barevisor.cpu.bt.bind import (
     overwrites,
 )
 from cython.cimports.barevisor.cpu.bt.codemem import code_add
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.emit import Form
-from cython.cimports.barevisor.cpu.bt.codepages import find_slot
 from cython.cimports.barevisor.cpu.bt.space import JUMP_ROOM, SPACE_BELOW
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import is_divide, plan_form
@@ -275,9 +275,7 @@ def _uses_vectors(insn: cython.pointer(Insn), f: cython.pointer(RowFacts), act: 
 @cython.exceptval(check=False)
 def _target(w: cython.pointer(Work), i: u32) -> i32:
     """Where a direct branch goes, from the start of the page."""
-    return cython.cast(
-        i32, w.offset[i] + w.insns[i].length + cython.cast(i64, w.insns[i].imm)
-    )
+    return cython.cast(i32, w.offset[i] + w.insns[i].length + cython.cast(i64, w.insns[i].imm))
 
 
 @cython.cfunc
@@ -289,15 +287,13 @@ def _needed(w: cython.pointer(Work), target: i32) -> u32:
     insn: Insn
     f: cython.pointer(RowFacts)
     pending: u32 = ALL_FLAGS
-    n: u32
+    _n: u32
     act: u32
     pos: i64 = target
-    for n in range(LOOK_AHEAD):
+    for _n in range(LOOK_AHEAD):
         if not 0 <= pos < 4096:
             return pending
-        if decode(
-            w.page + pos, cython.cast(u32, 4096 - pos), w.mode, cython.address(insn)
-        ):
+        if decode(w.page + pos, cython.cast(u32, 4096 - pos), w.mode, cython.address(insn)):
             return pending
         f = facts(insn.row)
         act = _rule_of(w, cython.address(insn), f, cython.cast(u32, pos))
@@ -671,9 +667,7 @@ def _copy(w: cython.pointer(Work), i: u32) -> cython.void:
             lea(w.a, S0, base, S1, 0, 0, 8)
             base = S0
             index = R_NONE
-    number = _operand(
-        w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, cython.address(form)
-    )
+    number = _operand(w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, cython.address(form))
     if insn.has_modrm:
         form.reg = cython.cast(u8, number)
     elif f.reg_class == CLS_GPR:
@@ -713,9 +707,9 @@ def _watch_stack(
     w: cython.pointer(Work), insn: cython.pointer(Insn), f: cython.pointer(RowFacts)
 ) -> cython.void:
     """Is RSP still a multiple of eight? ADD, SUB and AND of a constant tell."""
-    writes: cython.bint = (f.reg_class == CLS_GPR and f.reg_access & ACC_WRITE and insn.reg == 4) or (
-        f.rm_class == CLS_GPR and f.rm_access & ACC_WRITE and not insn.mem and insn.rm == 4
-    )
+    writes: cython.bint = (
+        f.reg_class == CLS_GPR and f.reg_access & ACC_WRITE and insn.reg == 4
+    ) or (f.rm_class == CLS_GPR and f.rm_access & ACC_WRITE and not insn.mem and insn.rm == 4)
     if not writes or insn.map or insn.vex:
         if writes:
             w.stack_aligned = 0
@@ -740,8 +734,11 @@ def _lea(w: cython.pointer(Work), i: u32) -> cython.void:
     seg: u8 = insn.seg
     reg: u32
     to: u32 = S0 if _spilled(insn.reg) else _host(insn.reg)
-    whole: cython.bint = insn.asize == 8 and insn.base < 16 and not _spilled(insn.base) and (
-        insn.index == REG_NONE or not _spilled(insn.index)
+    whole: cython.bint = (
+        insn.asize == 8
+        and insn.base < 16
+        and not _spilled(insn.base)
+        and (insn.index == REG_NONE or not _spilled(insn.index))
     )
     if whole:
         lea(
@@ -749,7 +746,9 @@ def _lea(w: cython.pointer(Work), i: u32) -> cython.void:
             cython.cast(u32, insn.disp), insn.osize if to != S0 else 8,
         )  # fmt: skip
         if to != S0:
-            if insn.reg == 4 and not (insn.base == 4 and not insn.disp & 7 and insn.osize == 8 and insn.index == REG_NONE):
+            if insn.reg == 4 and not (
+                insn.base == 4 and not insn.disp & 7 and insn.osize == 8 and insn.index == REG_NONE
+            ):
                 w.stack_aligned = 0
             return
         reg = S0
@@ -1288,7 +1287,11 @@ def translate_block(cpu, head):
     w: Work
     status: cython.int
     began: u64 = host_tsc()
-    if vm.arena_used + cython.sizeof(Block) > vm.arena_size or tr.indexed >= MAX_TRACES or tr.count + 4096 > tr.limit:
+    if (
+        vm.arena_used + cython.sizeof(Block) > vm.arena_size
+        or tr.indexed >= MAX_TRACES
+        or tr.count + 4096 > tr.limit
+    ):
         return -1
     w.tr = tr
     w.cpu = cpu

@@ -27,13 +27,13 @@ from cython.cimports.barevisor.cpu.bt.cpustate import (
     save_registers,
     save_state,
 )
+from cython.cimports.barevisor.cpu.bt.faults import sigset_t, sleep_mask, timer_free
 from cython.cimports.barevisor.cpu.bt.fpstate import fpu_reset
 from cython.cimports.barevisor.cpu.bt.interp import execute
 from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
 from cython.cimports.barevisor.cpu.bt.mmu import ACCESS_READ, tlb_flush, translate
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
-from cython.cimports.barevisor.cpu.bt.faults import sleep_mask, sigset_t, timer_free
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
     guest_enter,
@@ -57,7 +57,7 @@ from cython.cimports.barevisor.cpu.bt.stops import (
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.libc.string import memcpy
 
 from barevisor.cpu import engine
 from barevisor.cpu.x86 import cpuid
@@ -83,7 +83,10 @@ def wait_readable(fd, ns):
     limit.tv_nsec = ns % NS_IN_S
     if (
         ppoll(
-            cython.address(wanted), 1, cython.NULL if ns < 0 else cython.address(limit), cython.address(mask)
+            cython.address(wanted),
+            1,
+            cython.NULL if ns < 0 else cython.address(limit),
+            cython.address(mask),
         )
         < 0
     ):

@@ -15,5 +15,6 @@ cdef class VmCore:
     cdef void _free_slot(self, Slot* slot)
     cdef void _quiesce(self)
     cdef object _reserve(self, u64 host, u64 size)
+    cdef void _unreserve(self, Slot* slot)
 
 cdef void _level_eoi(Vm* vm, u32 vector) noexcept with gil

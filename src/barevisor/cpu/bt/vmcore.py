@@ -10,11 +10,11 @@ from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.clock import clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import code_written
-from cython.cimports.barevisor.cpu.bt.space import space_reserve, space_unreserve
-from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner
 from cython.cimports.barevisor.cpu.bt.pic import pic_line, pic_read, pic_reset, pic_write
 from cython.cimports.barevisor.cpu.bt.safepoint import threads_free, threads_init
+from cython.cimports.barevisor.cpu.bt.space import space_reserve, space_unreserve
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
+from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
@@ -93,8 +93,7 @@ class VmCore:
     # ---- memory ----
 
     def _free_slot(self, slot):
-        if slot.used and self.vm.translator != cython.NULL:
-            space_unreserve(slot.host, slot.size, self.vm.write_shift)
+        self._unreserve(slot)
         free(slot.code_pages)
         free(slot.writers)
         free(slot.page_blocks)
@@ -149,6 +148,11 @@ class VmCore:
         one.gpa, one.host, one.readonly = gpa, host, readonly
         one.used, one.size = 1, size
         self.vm.nslots = max(self.vm.nslots, slot + 1)
+
+    def _unreserve(self, slot):
+        if slot.used and self.vm.translator != cython.NULL:
+            space_unreserve(slot.host, slot.size, self.vm.write_shift)
+        slot.used = 0
 
     def _reserve(self, host, size):
         """No wrong entry of a page table may lead to memory (space.pxd). The distance between
@@ -252,7 +256,10 @@ class VmCore:
         pic_write(self.vm, port, value)
 
     def close(self):
-        """Nothing runs any more: callbacks end."""
+        """Nothing runs any more: callbacks end, and guest memory may go."""
+        i: cython.int
+        for i in range(MAX_SLOTS):
+            self._unreserve(cython.address(self.vm.slots[i]))
         self.vm.stop = 1
         self.vm.on_eoi = cython.NULL
         self.level_eoi = None

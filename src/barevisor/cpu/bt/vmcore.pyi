@@ -1,8 +1,15 @@
 from collections.abc import Callable
 
+from barevisor.cpu.bt.tier import TranslatorOwner
+
 class VmCore:
     def __init__(
-        self, irqchip: bool, khz: int, scale: tuple[int, int], level_eoi: Callable[[int], None]
+        self,
+        irqchip: bool,
+        khz: int,
+        scale: tuple[int, int],
+        level_eoi: Callable[[int], None],
+        translator: TranslatorOwner | None,
     ) -> None: ...
     def set_memory(self, slot: int, gpa: int, size: int, host: int, readonly: bool) -> None: ...
     def limit_code(self, size: int) -> None: ...
