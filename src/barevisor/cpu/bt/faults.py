@@ -66,11 +66,14 @@ def _slow_path(pc: u64) -> u64:
         trace = _trace_of(tr, pc)
         if trace == cython.NULL:
             return 0
+        best: cython.pointer(Site) = cython.NULL
         for n in range(trace.first_site, trace.first_site + trace.sites):
             site = cython.address(tr.sites[n])
             if site.kind == SITE_MEMORY and site.retry <= at < site.next:
-                return cython.cast(u64, tr.mem.run) + site.slow
-        return 0
+                # An instruction with two accesses: the one that was looked up last.
+                if best == cython.NULL or best.retry < site.retry:
+                    best = site
+        return cython.cast(u64, tr.mem.run) + best.slow if best != cython.NULL else 0
     return 0
 
 

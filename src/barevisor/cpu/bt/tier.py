@@ -213,13 +213,24 @@ def _go_on(
 
 
 @cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _site_address(cpu: cython.pointer(Cpu), site: cython.pointer(Site)) -> u64:
+    """The linear address that a site's access is about."""
+    if site.register != R_NONE:
+        return cpu.regs[site.register] + site.disp
+    return cpu.target if site.flags & SITE_SAVED else cpu.missed_va
+
+
+@cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def _memory(
     cpu: cython.pointer(Cpu), tr: cython.pointer(Translator), site: cython.pointer(Site)
 ) -> u64:
     """Enter the page of an access into the table, or let the interpreter have the instruction."""
-    va: u64 = cpu.missed_va if site.register == R_NONE else cpu.regs[site.register]
+    va: u64 = _site_address(cpu, site)
     entry: cython.pointer(TlbEntry) = cython.address(cpu.tlb[(va >> 12) & (TLB_SIZE - 1)])
     page: u64 = va & PAGE_MASK
     write: u32 = site.flags & SITE_WRITE

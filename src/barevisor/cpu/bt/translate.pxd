@@ -52,6 +52,7 @@ cdef enum:
     FRAG_UNALIGNED = 1
     FRAG_EDGE = 2
     FRAG_VECTORS = 3
+    H_STACK_TOP = 254        # _look: the address is RSP - 8
     GATE_UD = 1              # bind.H_RAISE_UD
     MAX_TRACES = 262144
 
@@ -69,7 +70,7 @@ cdef enum:                   # Site.flags
     SITE_FLAGS = 1           # behind this instruction the flags are in the host's EFLAGS
     SITE_WRITE = 2
     SITE_DISPATCH = 4        # after interpreting, go on through the dispatcher
-    SITE_CROSSES = 8         # found to cross a page: nothing to enter, interpret
+    SITE_SAVED = 8
 
 cdef struct Site:            # 40 bytes
     Block* trace
@@ -81,10 +82,12 @@ cdef struct Site:            # 40 bytes
     u16 offset               # of the instruction in its page
     u8 kind
     u8 flags
-    u8 register              # guest register that holds the address, or R_NONE: Cpu.missed_va
+    u8 register              # SITE_MEMORY: the address is this guest register plus `disp`, or
+                             # R_NONE: Cpu.missed_va; or with SITE_SAVED: Cpu.target
     u8 length                # of the instruction
     i16 undo                 # SITE_BRANCH: what RSP was moved by
-    u32 size                 # of the access
+    u16 size                 # of the access
+    i16 disp
 
 cdef struct Fragment:        # code out of line, written behind the trace
     u32 kind                 # FRAG_*
@@ -136,6 +139,7 @@ cdef struct Work:            # one translation in the making
     u32 stuck                # decoding stopped at something else than a branch
     u32 vec
     u32 kept
+    u32 saved_address        # the next look-up's address is kept in Cpu.target too
     u32 flags                # IN_*: where the guest's flags are, at this point of the code
     u32 stack_aligned        # RSP is known to be a multiple of eight here
     u32 nborrowed            # spilled registers in scratch registers, for one instruction

@@ -541,7 +541,12 @@ def _look(
     mask: u32 = 1
     at: u32
     site.register = cython.cast(u8, guest)
-    site.size = size
+    site.size = cython.cast(u16, size)
+    if guest == H_STACK_TOP:
+        site.register = 4
+        site.disp = -8
+    if w.saved_address:
+        site.flags |= SITE_SAVED
     if write:
         site.flags |= SITE_WRITE
     while mask < size:
@@ -585,6 +590,8 @@ def _look_operand(w: cython.pointer(Work), i: u32, size: u32, write: u32) -> u32
     reg: u32
     _before_look_up(w, i)
     reg = _address(w, i, cython.address(guest))
+    if w.saved_address and guest == R_NONE:
+        gs_store(w.a, S0, FIELD_TARGET)  # S0 will be needed before the access
     if facts(insn.row).attrs & RF_ALIGN:
         alignment = ALIGN_MUST
     elif insn.base == 4 and insn.index == REG_NONE and size <= 8 and not insn.disp & (size - 1):
@@ -659,7 +666,9 @@ def _copy(w: cython.pointer(Work), i: u32) -> cython.void:
     w.lent[0] = S0
     w.lent[1] = S1
     if insn.mem:
+        w.saved_address = _spills(insn, f) != 0
         base = _look_operand(w, i, mem_size(insn), f.mem & ACC_WRITE)
+        w.saved_address = 0
         index = S1
         form.mem = 1
         w.lent[0] = S1
@@ -788,16 +797,16 @@ def _push_room(w: cython.pointer(Work), i: u32) -> cython.void:
     """S0 = RSP - 8, S1 = host minus linear address, checked for a store of eight bytes."""
     _before_look_up(w, i)
     lea(w.a, S0, H_SP, R_NONE, 0, cython.cast(u32, -8), 8)
-    _look_stack(w, i, S0, R_NONE, 1)
+    _look_stack(w, i, S0, H_STACK_TOP, 1)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _pushed(w: cython.pointer(Work)) -> cython.void:
-    """S1 = host address of the new stack top, RSP moved; S0 is free."""
-    lea(w.a, S1, S0, S1, 0, 0, 8)
-    mov_rr(w.a, H_SP, S0)
+def _store_pushed(w: cython.pointer(Work)) -> cython.void:
+    """Store S0 at host address S1, and only then move RSP: the host may fault (faults.py)."""
+    store_host(w.a, S0, S1, R_NONE)
+    lea(w.a, H_SP, H_SP, R_NONE, 0, cython.cast(u32, -8), 8)
 
 
 @cython.cfunc
@@ -826,15 +835,15 @@ def _push(w: cython.pointer(Work), i: u32) -> cython.void:
         load_host(w.a, S0, base, S1)
         gs_store(w.a, S0, FIELD_TARGET)
         _push_room(w, i)
-        _pushed(w)
+        lea(w.a, S1, S0, S1, 0, 0, 8)
         gs_load(w.a, S0, FIELD_TARGET)
-        store_host(w.a, S0, S1, R_NONE)
+        _store_pushed(w)
         return
     _push_room(w, i)
     if _spilled(number):
-        _pushed(w)
+        lea(w.a, S1, S0, S1, 0, 0, 8)
         gs_load(w.a, S0, 8 * number)
-        store_host(w.a, S0, S1, R_NONE)
+        _store_pushed(w)
         return
     store_host(w.a, _host(number), S0, S1)
     mov_rr(w.a, H_SP, S0)
@@ -868,8 +877,9 @@ def _leave(w: cython.pointer(Work), i: u32) -> cython.void:
     """LEAVE: RSP = RBP, POP RBP."""
     _before_look_up(w, i)
     _look(w, i, 5, 5, 8, 0, ALIGN_ANY)
+    load_host(w.a, S0, 5, S1)
     lea(w.a, H_SP, 5, R_NONE, 0, 8, 8)
-    load_host(w.a, 5, 5, S1)
+    mov_rr(w.a, 5, S0)
     w.stack_aligned = 0
 
 
@@ -979,10 +989,11 @@ def _jcc(w: cython.pointer(Work), i: u32) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def _return_address(w: cython.pointer(Work), i: u32) -> cython.void:
-    """S1 is the host address of the new stack top: store what RET will find; it stays in S0."""
+    """_push_room was called: push what RET will find; it stays in S0."""
+    lea(w.a, S1, S0, S1, 0, 0, 8)
     gs_load(w.a, S0, FIELD_PAGE_VA)
     lea(w.a, S0, S0, R_NONE, 0, cython.cast(u32, w.offset[i] + w.insns[i].length), 8)
-    store_host(w.a, S0, S1, R_NONE)
+    _store_pushed(w)
 
 
 @cython.cfunc
@@ -995,7 +1006,6 @@ def _call_direct(w: cython.pointer(Work), i: u32) -> cython.void:
     if not 0 <= target < 4096 or _needed(w, target):
         _saved(w)
     _push_room(w, i)
-    _pushed(w)
     _return_address(w, i)
     if 0 <= target < 4096:
         _exit(w, i, target, target <= w.end)
@@ -1024,7 +1034,6 @@ def _indirect(w: cython.pointer(Work), i: u32) -> cython.void:
         return
     gs_store(w.a, S0, FIELD_TARGET)
     _push_room(w, i)
-    _pushed(w)
     _return_address(w, i)
     gs_load(w.a, S0, FIELD_TARGET)
     _dispatch(w, i, -8)
@@ -1304,6 +1313,7 @@ def translate_block(cpu, head):
     w.mode = head.mode
     w.vec = 0
     w.stuck = 0
+    w.saved_address = 0
     w.kept = 0
     w.stack_aligned = 0
     _gather(cython.address(w))
