@@ -28,10 +28,13 @@ def evict_all(vm):
 @cython.nogil
 @cython.exceptval(check=False)
 def _redirect(tr: cython.pointer(Translator), entry: u64, target: u64) -> cython.void:
-    """Replace the eight bytes at `entry` by a jump to `target`, at one stroke."""
-    at: u64 = entry - cython.cast(u64, tr.mem.run)
+    """Replace the five bytes at `entry` by a jump to `target`, at one stroke. They are one
+    instruction: no other CPU stands in the middle of them."""
+    at: cython.pointer(u64) = cython.cast(
+        cython.pointer(u64), tr.mem.write + (entry - cython.cast(u64, tr.mem.run))
+    )
     jump: u64 = JMP_REL32 | cython.cast(u64, cython.cast(u32, target - (entry + 5))) << 8
-    cython.cast(cython.pointer(u64), tr.mem.write + at)[0] = jump
+    at[0] = at[0] >> 40 << 40 | jump
 
 
 def evict_trace(vm, trace):

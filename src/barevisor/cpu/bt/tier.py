@@ -248,6 +248,9 @@ def _memory(
         space_fill(cpu.space, va, entry.host, 0, cython.cast(u32, entry.gpa & 1))
     elif not _fill_store(cpu, va, entry):
         return _interpret(cpu, tr, site)
+    if not site.trace.valid:
+        cpu.rip = cpu.page_va + site.offset
+        return 0
     cpu.missed_va = va
     return _go_on(cpu, tr, site.trace, site.retry, 0)
 

@@ -1193,21 +1193,35 @@ def _out_of_line(w: cython.pointer(Work)) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _nop5(a: cython.pointer(Asm)) -> cython.void:
+    """One instruction of five bytes: evict.py puts a jump in its place."""
+    a1(a, 0x0F)
+    a1(a, 0x1F)
+    a1(a, 0x44)
+    a1(a, 0x00)
+    a1(a, 0x00)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _entries(w: cython.pointer(Work)) -> cython.void:
     """The ways in (translate.pxd)."""
     a: cython.pointer(Asm) = w.a
     frag: cython.pointer(Fragment)
     at: u32
-    lea(a, S0, S0, R_NONE, 0, cython.cast(u32, -cython.cast(i64, w.start)), 8)
+    a1(a, 0x4D)  # lea S0, [S0 - start], with a displacement of 32 bits whatever it is
+    a1(a, 0x8D)
+    a1(a, 0x80 | (S0 & 7) << 3 | S0 & 7)
+    a4(a, cython.cast(u32, -cython.cast(i64, w.start)))
     gs_store(a, S0, FIELD_PAGE_VA)
-    while a.size < TRACE_INNER:
-        a1(a, 0x90)
     if not w.vec:
+        _nop5(a)
         return
     gs_test(a, FIELD_VEC_LIVE)
     at = jcc(a, CC_E)
-    while a.size < TRACE_VECTOR:
-        a1(a, 0x90)
+    a1(a, 0x90)
+    _nop5(a)
     frag = _fragment(w, FRAG_VECTORS, at, cython.NULL)
     frag.back = TRACE_VECTOR
 
