@@ -1,6 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport pdptes_valid, tlb_flush, tlb_flush_page
+from barevisor.cpu.bt.mmu cimport ACCESS_READ, check_segment, pdptes_valid, tlb_flush, tlb_flush_page, translate
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.space cimport space_flush_user
 from barevisor.cpu.bt.apic cimport apic_get_tpr, apic_set_tpr
@@ -28,5 +28,6 @@ cdef int h_mov_dr_r(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_mov_r_dr(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_invlpg(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_invpcid(Cpu* cpu, Op* op) noexcept nogil
+cdef int h_clflush(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_invd(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_wbinvd(Cpu* cpu, Op* op) noexcept nogil

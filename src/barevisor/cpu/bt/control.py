@@ -310,6 +310,20 @@ def h_invpcid(cpu, op):
     return finish(cpu, op)
 
 
+def h_clflush(cpu, op):
+    """SDM, CLFLUSH, CLFLUSHOPT, CLWB: caches are the host's and coherent; what is left is that the
+    byte must be readable. A device does not notice."""
+    gpa: u64 = 0
+    status: cython.int = 0
+    if op.flags & OPF_LEGACY:
+        status = check_segment(cpu, op.seg, offset_of(cpu, op), 1, 0)
+    if status == 0:
+        status = translate(cpu, linear(cpu, op), ACCESS_READ, cpu.mmu_idx, address(gpa))
+    if status:
+        return leave(cpu, op, status)
+    return next_op(cpu, op)
+
+
 def h_invd(cpu, op):
     """SDM, INVD: caches are the host's and coherent; only the privilege check is left."""
     if cpu.cpl != 0:
@@ -336,6 +350,7 @@ def handlers() -> dict[str, int]:
         "mov_r_dr": cast(cython.size_t, cast(handler_t, h_mov_r_dr)),
         "invlpg": cast(cython.size_t, cast(handler_t, h_invlpg)),
         "invpcid": cast(cython.size_t, cast(handler_t, h_invpcid)),
+        "clflush": cast(cython.size_t, cast(handler_t, h_clflush)),
         "invd": cast(cython.size_t, cast(handler_t, h_invd)),
         "wbinvd": cast(cython.size_t, cast(handler_t, h_wbinvd)),
     }

@@ -615,7 +615,7 @@ def lea16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.nogil
 @cython.exceptval(check=False)
 def nop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """NOP, prefetches, cache line flushes, ENDBR: nothing to do."""
+    """NOP, prefetches, ENDBR: nothing to do."""
     return next_op(cpu, op)
 
 
@@ -675,7 +675,6 @@ def handlers() -> dict[str, int]:
         "nop": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
         "pause": cython.cast(cython.size_t, cython.cast(handler_t, pause)),
         "prefetch": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
-        "clflush": cython.cast(cython.size_t, cython.cast(handler_t, nop)),
         "mem_read": cython.cast(cython.size_t, cython.cast(handler_t, mem_read)),
         "mem_write": cython.cast(cython.size_t, cython.cast(handler_t, mem_write)),
         "mem_read_flat": cython.cast(cython.size_t, cython.cast(handler_t, mem_read_flat)),
