@@ -5,9 +5,21 @@ the SDM.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
-from barevisor.testing.micro import DATA, GDT, SPARE, Fault, MicroGuest, descriptor, entry, pte
+from barevisor.testing.micro import (
+    DATA,
+    GDT,
+    IDT,
+    SPARE,
+    Fault,
+    MicroGuest,
+    call_gate,
+    descriptor,
+    entry,
+    pte,
+)
 from barevisor.testing.microguests_conform import raises
 
 M = MicroGuest
@@ -119,7 +131,131 @@ OPERANDS = (
                          ("aam", "d40a"), ("group 82", "820000"))),
 )  # fmt: skip
 
+SEG, GATE_AT = GDT + 0x68, GDT + 0x58
+ABSENT_CODE = {SEG: descriptor(0, 0xFFFFF, 0x1B, 0xC)}
+SHORT_CODE = {SEG: descriptor(0, 0xFF, 0x9B, 0x4)}
+
+
+def p32(name: str, text: str, vector: int, error: int = 0, **fields: object) -> MicroGuest:
+    """In 32-bit protected mode; the fault is at label `b`, with a selector's or no error code."""
+    return M(name, "prot32", text + "; end", (Fault(vector, "b", error),), **fields)  # type: ignore[arg-type]
+
+
+def far_ends(name: str, before: str, after: str) -> tuple[MicroGuest, ...]:
+    """What each far return refuses; `before` pushes what lies above CS."""
+
+    def to(what: str, selector: str, offset: str, vector: int, error: int = 0,
+           **fields: object) -> MicroGuest:  # fmt: skip
+        text = f"{before} push {selector}; push {offset}; b: {after}"
+        return p32(f"{name}: to {what}", text, vector, error, **fields)
+
+    return (
+        to("a null selector", "0", "0", 13),
+        to("a data segment", "DATA", "0", 13, 0x10),
+        to("beyond the table", "0x88", "0", 13, 0x88),
+        to("a system segment", "TSS_SEL", "0", 13, 0x48),
+        to("code that is not present", "SPARE_SEL", "0", 11, 0x68, poke=ABSENT_CODE),
+        to("beyond the limit", "SPARE_SEL", "0x1000", 13, poke=SHORT_CODE),
+        to("code of ring 3 by a selector of ring 0", "0x20", "0", 13, 0x20),
+    )
+
+
+def outward(name: str, flags: str, after: str) -> tuple[MicroGuest, ...]:
+    """The stack segments that a return to ring 3 refuses."""
+
+    def on(what: str, selector: str, vector: int, error: int = 0, **fields: object) -> MicroGuest:
+        text = f"push {selector}; push USTACK_; {flags} push UCODE32; push u; b: {after}; u: nop"
+        return p32(f"{name}: to ring 3 on {what}", text, vector, error, **fields)
+
+    return (
+        on("a null stack segment", "0", 13),
+        on("a stack of ring 0", "0x13", 13, 0x10),
+        on("a selector of ring 0", "0x28", 13, 0x28),
+        on("a code segment", "UCODE32", 13, 0x20),
+        on("a read-only segment", "0x6B", 13, 0x68, poke={SEG: descriptor(0, 0xFFFFF, 0xF1, 0xC)}),
+        on("a segment that is not present", "0x6B", 12, 0x68,
+           poke={SEG: descriptor(0, 0xFFFFF, 0x73, 0xC)}),
+    )  # fmt: skip
+
+
+def direct(kind: str) -> tuple[MicroGuest, ...]:
+    """What a direct far jump or call refuses."""
+
+    def to(what: str, selector: str, vector: int, error: int = 0, **fields: object) -> MicroGuest:
+        return p32(f"far {kind}: to {what}", f"b: {kind} {selector}:0x1000", vector, error,
+                   **fields)  # fmt: skip
+
+    def gate(what: str, raw: bytes, vector: int, error: int, **fields: object) -> MicroGuest:
+        return p32(f"far {kind}: by a gate {what}", f"b: {kind} GATE:0", vector, error,
+                   poke={GATE_AT: raw, **ABSENT_CODE}, **fields)  # fmt: skip
+
+    present = call_gate(0, 0x18, 0, wide=False)
+    return (
+        to("a null selector", "0", 13),
+        to("a data segment", "DATA", 13, 0x10),
+        to("code of ring 3", "0x20", 13, 0x20),
+        to("code that is not present", "SPARE_SEL", 11, 0x68, poke=ABSENT_CODE),
+        to("beyond the limit", "SPARE_SEL", 13, poke=SHORT_CODE),
+        to("a local table", "SPARE_SEL", 13, 0x68, poke={SEG: descriptor(0, 0xFF, 0x82, 0)}),
+        gate("that is not present", present[:5] + b"\x0c" + present[6:], 11, 0x58),
+        gate("to a null selector", call_gate(0, 0, 0, wide=False), 13, 0),
+        gate("to a data segment", call_gate(0, 0x10, 0, wide=False), 13, 0x10),
+        gate("to code that is not present", call_gate(0, 0x68, 0, wide=False), 11, 0x68),
+    )
+
+
+def by_vector(what: str, raw: bytes, vector: int, error: int) -> MicroGuest:
+    """INT 0x41 through the 8 bytes `raw`."""
+    return p32(f"int: by a gate {what}", "b: int 0x41", vector, error,
+               poke={IDT + 8 * 0x41: raw, **ABSENT_CODE})  # fmt: skip
+
+
+TRANSFERS = (
+    *far_ends("retf", "", "retf"), *outward("retf", "", "retf"),
+    *far_ends("iret", "push 2;", "iretd"), *outward("iret", "push 2;", "iretd"),
+    *direct("jmp"), *direct("call"),
+    by_vector("to a null selector", struct.pack("<HHBBH", 0, 0, 0, 0x8E, 0), 13, 0),
+    by_vector("to a data segment", struct.pack("<HHBBH", 0, 0x10, 0, 0x8E, 0), 13, 0x10),
+    by_vector("to code that is not present", struct.pack("<HHBBH", 0, 0x68, 0, 0x8E, 0), 11, 0x68),
+    by_vector("of another type", struct.pack("<HHBBH", 0, 0x18, 0, 0x8C, 0), 13, 0x20A),
+    by_vector("that is not present", struct.pack("<HHBBH", 0, 0x18, 0, 0x0E, 0), 11, 0x20A),
+    p32("ring 3: retf to ring 0", "user32 u; u: push CODE32; push 0; b: retf", 13, 0x18),
+    p32("ring 3: iret to ring 0", "user32 u; u: push 2; push CODE32; push 0; b: iretd", 13, 0x18),
+    p32("ring 3: far jmp to code of ring 0", "user32 u; u: b: jmp CODE32:0", 13, 0x18),
+    p32("ring 3: far call by a gate of ring 0", "user32 u; u: b: call GATE:0", 13, 0x58,
+        poke={GATE_AT: call_gate(0, 0x18, 0, wide=False)}),
+    p32("ring 3: int3 by a gate of ring 0", "user32 u; u: b: int3", 13, 0x1A),
+    p32("ring 3: into by a gate of ring 0", "user32 u; u: mov al, 127; add al, 1; b: into", 13,
+        0x22),
+    M("ring 3: icebp by a gate of ring 0", "prot32", "user32 u; u: hex f1; a: nop; end",
+      (Fault(1, "a"),)),
+    p32("ring 3: a data segment of ring 0", "user32 u; u: mov eax, DATA; b: mov es, eax", 13, 0x10),
+    M("ring 3: a conforming code segment of ring 0 can be read", "prot32",
+      "push UDATA; push USTACK_; push 0x3002; push UCODE32; push u; iretd;"
+      "u: mov eax, SPARE_SEL; mov fs, eax; mov eax, fs:[DATA_]; report eax; end", (0x55,),
+      poke={SEG: descriptor(0, 0xFFFFF, 0x9F, 0xC), DATA: b"\x55\0\0\0"}),
+    p32("segment: execute-only code is not loaded for data", "mov eax, SPARE_SEL; b: mov fs, eax",
+        13, 0x68, poke={SEG: descriptor(0, 0xFFFFF, 0x99, 0xC)}),
+    p32("segment: a read-only stack", "mov eax, SPARE_SEL; b: mov ss, eax", 13, 0x68,
+        poke={SEG: descriptor(0, 0xFFFFF, 0x91, 0xC)}),
+    p32("segment: code as a stack", "mov eax, CODE32; b: mov ss, eax", 13, 0x18),
+    p32("segment: a stack of ring 3 in ring 0", "mov eax, 0x28; b: mov ss, eax", 13, 0x28),
+    p32("segment: a stack by a selector of ring 3", "mov eax, 0x13; b: mov ss, eax", 13, 0x10),
+    p32("segment: a doubleword across the limit",
+        "mov eax, SPARE_SEL; mov fs, eax; b: mov eax, fs:[0xFFD]", 13,
+        poke={SEG: descriptor(0, 0xFFF, 0x93, 0x4)}),
+    p32("segment: lodsd across the limit",
+        "mov eax, SPARE_SEL; mov fs, eax; mov esi, 0xFFD; b: hex 64ad", 13,
+        poke={SEG: descriptor(0, 0xFFF, 0x93, 0x4)}),
+    p32("segment: a 16-bit expand-down segment ends at 64 KiB",
+        "mov eax, SPARE_SEL; mov fs, eax; mov eax, fs:[0xFFF0]; b: mov eax, fs:[0x10000]", 13,
+        poke={SEG: descriptor(0, 0xFFF, 0x97, 0)}),
+    M("segment: lar and lsl refuse a call gate's limit", "prot32",
+      "xor eax, eax; mov ecx, GATE; lar edx, ecx; setz al; lsl edx, ecx; setz ah; report eax; end",
+      (1,), poke={GATE_AT: call_gate(0, 0x18, 0, wide=False)}),
+)  # fmt: skip
+
 RULE_ROWS: tuple[MicroGuest, ...] = tuple(
     replace(row, not_emulated="lacks much of this", not_nested="lacks much of this")
-    for row in (*TABLES, *BASES, *PRIVILEGE, *OPERANDS)
+    for row in (*TABLES, *BASES, *PRIVILEGE, *OPERANDS, *TRANSFERS)
 )
