@@ -84,6 +84,10 @@ def _machine(config: VmConfig | ImageConfig, engine: Engine, model: str = "host"
 
         stats = Stats()
     spec = MachineSpec(cpus=config.cpus, cpu_model=model)
+    if model == "common":
+        from barevisor.engines import common_features
+
+        spec = MachineSpec(cpus=config.cpus, features=common_features())
     return Machine(engine, spec, config.memory, stats=stats)
 
 
@@ -136,7 +140,7 @@ def linux_guest(
     archive = initrd.build_initrd(kernel, _setup(config))
     phases.mark("kernel")
     devices: list[VirtioDevice] = []
-    machine = _machine(config, engine)
+    machine = _machine(config, engine, config.cpu)
     try:
         ecam = kernels.has_ecam(kernel)
         board = build_board(machine, console_output, legacy_pci=not ecam)

@@ -154,6 +154,9 @@ class Trace:
         return cls(kind, Path(file) if file else None)
 
 
+CPU_MODELS = ("host", "common", "x86-64-v2", "x86-64-v3")
+
+
 @dataclass(frozen=True, slots=True)
 class VmConfig:
     """A Linux guest.
@@ -179,6 +182,9 @@ class VmConfig:
     """Fetch a kernel when none is here."""
     stats: bool = False
     """Count and time exits."""
+    cpu: str = "host"
+    """What the guest's CPUs are: "host", "common" (what both engines have here, for a guest that
+    shall move between them), or a name of cpu.x86.cpuid.NAMED."""
     gdb: GdbListen | None = None
     trace: Trace | None = None
 
@@ -190,6 +196,8 @@ class VmConfig:
                 f"memory of {self.memory // MIB} MiB is too small for Linux", "from 64M to 252G"
             )
         check_machine(self.cpus, self.engine)
+        if self.cpu not in CPU_MODELS:
+            raise ConfigError(f"unknown CPU model {self.cpu!r}", f"one of {', '.join(CPU_MODELS)}")
         for name in ("kernel", "modules"):
             if (path := getattr(self, name)) is not None:
                 set_field(self, name, Path(path))

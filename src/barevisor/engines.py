@@ -50,3 +50,16 @@ def _key() -> str:
     boot = (read_cached(BOOT_ID) or os.urandom(16)).hex()
     probe = Path(select.__file__).with_name("kvm") / "probe.py"
     return f"{boot} {DEVICE.stat().st_rdev} {os.geteuid()} {stamp(probe)}"
+
+
+def common_features() -> frozenset[str]:
+    """What both engines can announce to a guest here (--cpu common), so that it may move between
+    them; where kvm cannot run a stock kernel, what bt can."""
+    from barevisor.cpu.x86 import cpuid, hostcpuid
+
+    here = cpuid.features("host", hostcpuid.cpuid)
+    if choose("auto")[0].name != "kvm":
+        return here
+    from barevisor.cpu.kvm.vm import supported_features
+
+    return here & supported_features()

@@ -58,6 +58,7 @@ class Vm:
         rw: Iterable[str | os.PathLike[str]] = (),
         shares: Iterable[str | Share] = (),
         append: str = "",
+        cpu: str = "host",
         gdb: str | GdbListen | None = None,
         trace: str | Trace | None = None,
         config: VmConfig | None = None,
@@ -78,6 +79,7 @@ class Vm:
             rw=tuple(Path(path) for path in rw),
             shares=tuple(s if isinstance(s, Share) else Share.parse(s) for s in shares),
             append=append,
+            cpu=cpu,
             gdb=GdbListen.parse(gdb) if isinstance(gdb, str) else gdb,
             trace=Trace.parse(trace) if isinstance(trace, str) else trace,
         )
@@ -255,6 +257,18 @@ class Vm:
             lambda: self.popen(argv, env=env, cwd=cwd, stdin=input is not None)
         )
         return await in_thread(lambda: _finish(process, input, timeout, check), process.kill)
+
+    def move(self, engine: str) -> None:
+        """Let the running guest go on on another engine, "kvm" or "bt": its memory, devices and
+        commands stay. The guest must have been started with `cpu="common"` or a named model.
+        Raises EngineError, naming what it was told of and would not find; it then goes on here."""
+        with self._lock:
+            guest = self._guest
+            if guest is None or self._state != "running":
+                raise BarevisorError("only a running VM can move")
+            other, _ = for_linux(engine)
+            guest.machine.move(other)
+            self.engine_name = other.name
 
     # ---- what happened -------------------------------------------------------------------
 

@@ -146,9 +146,14 @@ def test_translate_without_paging_is_the_identity(machine: Machine) -> None:
     assert machine.vcpu.translate(0x1234) == 0x1234
 
 
-def test_a_named_model_is_refused_in_one_line() -> None:
-    with pytest.raises(EngineError, match="CPU model 'x86-64-v2'"):
-        KvmEngine().create_vm(engine.MachineSpec(cpu_model="x86-64-v2"))
+def test_a_feature_that_kvm_lacks_is_named() -> None:
+    with pytest.raises(EngineError, match="KVM here lacks no-such"):
+        KvmEngine().create_vm(engine.MachineSpec(features=frozenset({"fpu", "no-such"})))
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown CPU model 'z80'"):
+        KvmEngine().create_vm(engine.MachineSpec(cpu_model="z80"))
 
 
 def test_select_by_name() -> None:

@@ -24,7 +24,7 @@ from barevisor.cpu.engine import (
     SystemEvent,
 )
 from barevisor.errors import ConfigError, EngineError, GuestError
-from barevisor.testing.fake_engine import FakeEngine, FakeVcpu, Step
+from barevisor.testing.fake_engine import FakeEngine, FakeVcpu, FakeVm, Step
 
 MIB = 1 << 20
 
@@ -278,3 +278,58 @@ def test_a_failed_create_leaves_no_fd() -> None:
     with pytest.raises(ConfigError, match="bytes of memory"):
         Machine(FakeEngine(), MachineSpec(), 4097)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_paused_machine_goes_on_elsewhere() -> None:
+    first, second = FakeEngine([PioWrite(0x80, 1, b"a")]), FakeEngine([PioWrite(0x80, 1, b"b")])
+    seen: list[int] = []
+
+    class Sink:
+        def bus_read(self, offset: int, size: int) -> int:
+            return 0
+
+        def bus_write(self, offset: int, size: int, value: int) -> None:
+            seen.append(value)
+
+    rung: list[int] = []
+    with Machine(first, MachineSpec(), 4 * MIB) as m:
+        m.ports.add(0x80, 1, Sink(), "sink")
+        m.add_doorbell(0x1000, 0, rung.append)
+        state = m.vcpus[0].get_state()
+        state.regs.rip = 0x1234
+        m.vcpus[0].set_state(state)
+        m.start()
+        while not seen:
+            m.wait(0.01)
+        m.move(second)
+        while len(seen) < 2:
+            m.wait(0.01)
+        m.msi(1, 2)
+        m.pause()
+        assert m.vcpus[0].get_state().regs.rip == 0x1234
+        m.resume()
+        vm = m.vm
+        assert isinstance(vm, FakeVm)
+        assert (vm.msis, list(vm.doorbells), rung) == ([(1, 2)], [0x1000], [0])
+    assert seen == [ord("a"), ord("b")]
+
+
+def test_a_machine_that_cannot_move_goes_on() -> None:
+    class Refusing(FakeEngine):
+        def create_vm(self, spec: MachineSpec) -> FakeVm:
+            raise EngineError("no room")
+
+    with machine([]) as m:
+        m.start()
+        with pytest.raises(EngineError, match="no room"):
+            m.move(Refusing())
+        assert m.wait(0.05) is None
+        m.stop()
+        outcome = m.wait(5)
+        assert outcome is not None
+        assert outcome.kind == "stopped"
+
+
+def test_a_machine_that_does_not_run_does_not_move() -> None:
+    with machine([]) as m, pytest.raises(EngineError, match="while it runs"):
+        m.move(FakeEngine())

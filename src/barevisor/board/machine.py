@@ -24,6 +24,7 @@ from barevisor.cpu.engine import (
     CpuState,
     DebugStop,
     Engine,
+    EngineVm,
     Exit,
     Halted,
     InternalError,
@@ -37,13 +38,15 @@ from barevisor.cpu.engine import (
     SystemEvent,
     Vcpu,
 )
-from barevisor.errors import GuestError
+from barevisor.errors import EngineError, GuestError
 
 if TYPE_CHECKING:
     from barevisor.board.stats import Report, Stats
 
 STACK_SIZE = 64 << 20
 """Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
+MAX_OWED = 1000
+"""Exits that one instruction may still make before its CPU can move: more than any makes."""
 KICK_TIMEOUT = 10.0
 """Seconds for a kicked vCPU to come out of `run`; more is a bug of the engine's."""
 
@@ -107,6 +110,9 @@ class Machine:
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._closed = False
+        # Held while an interrupt is on its way into the engine, and while the engine is changed.
+        self._gate = threading.Lock()
+        self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
         self._report: Report | None = None
@@ -120,20 +126,21 @@ class Machine:
             self.ram.close()
             raise
         try:
-            self._map_ram()
+            self._map_memory(self.vm)
             self.ram.on_write = self.vm.memory_written
-            self.vcpus: list[Vcpu] = [self._vcpu(i) for i in range(spec.cpus)]
+            self.vcpus: list[Vcpu] = self._make_vcpus(self.vm)
         except BaseException:
             self.vm.close()
             self.ram.close()
             raise
-        self._lines = [
-            IrqLine(partial(self.vm.irq_line, gsi)) for gsi in range(board_map.GSI_COUNT)
-        ]
+        self._lines = [IrqLine(partial(self._drive, gsi)) for gsi in range(board_map.GSI_COUNT)]
 
-    def _map_ram(self) -> None:
+    def _map_memory(self, vm: EngineVm) -> None:
+        count = len(self.ram.ranges)
         for slot, r in enumerate(self.ram.ranges):
-            self.vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
+            vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
+        for slot, (gpa, size, address, _) in enumerate(self._readonly, count):
+            vm.set_memory(slot, gpa, size, address, readonly=True)
 
     def add_readonly(self, gpa: int, size: int) -> memoryview:
         """Memory that the guest reads without an exit, and whose stores come to the memory bus.
@@ -146,9 +153,9 @@ class Machine:
         self._readonly.append((gpa, size, address, pages))
         return memoryview(pages)
 
-    def _vcpu(self, index: int) -> Vcpu:
-        vcpu = self.vm.create_vcpu(index)
-        return vcpu if self._stats is None else self._stats.vcpu(vcpu)
+    def _make_vcpus(self, vm: EngineVm) -> list[Vcpu]:
+        made = [vm.create_vcpu(i) for i in range(self.spec.cpus)]
+        return made if self._stats is None else [self._stats.vcpu(v) for v in made]
 
     # ---- what devices use ----------------------------------------------------------------
 
@@ -161,16 +168,23 @@ class Machine:
         self._send_msi(address, data)
 
     def _deliver(self, address: int, data: int) -> None:
-        self.vm.signal_msi(address, data)
+        with self._gate:
+            self.vm.signal_msi(address, data)
+
+    def _drive(self, gsi: int, level: bool) -> None:
+        with self._gate:
+            self.vm.irq_line(gsi, level)
 
     def add_doorbell(self, gpa: int, size: int, on_write: Callable[[int], None]) -> None:
         """See EngineVm.add_doorbell."""
         if self._stats is not None:
             on_write = self._stats.timed("doorbell", on_write, gpa)
+        self._bells[gpa] = (size, on_write)
         self.vm.add_doorbell(gpa, size, on_write)
 
     def remove_doorbell(self, gpa: int) -> None:
         """See EngineVm.remove_doorbell."""
+        self._bells.pop(gpa, None)
         self.vm.remove_doorbell(gpa)
 
     def end(self, kind: str, detail: str = "", code: int = 0) -> None:
@@ -264,6 +278,58 @@ class Machine:
                 self._want = "run"
                 self._cond.notify_all()
 
+    # ---- another engine ------------------------------------------------------------------
+
+    def move(self, engine: Engine) -> None:
+        """Let the guest go on on another engine, from the instruction at which it is. It finds its
+        memory, devices and pending interrupts as they were; its clocks go on where they stood.
+
+        Raises EngineError, and the guest goes on as before, when the other engine cannot give
+        what the guest was told of (`cpu.portable`). Not from a vCPU's thread."""
+        self.pause()
+        try:
+            if self._want != "pause" or self._halted or self.debugger is not None:
+                raise EngineError("a machine moves while it runs, and without a debugger")
+            states = [self._settled(vcpu) for vcpu in self.vcpus]
+            with self._gate:
+                old, self.vm = self.vm, self._copy_to(engine, states)
+                old.close()
+            for _, on_write in list(self._bells.values()):
+                on_write(0)  # one that rang in the old engine may not have been heard
+        finally:
+            self.resume()
+
+    def _settled(self, vcpu: Vcpu) -> CpuState:
+        """The state of a paused vCPU that owes no exit. What it still owes is answered."""
+        for _ in range(MAX_OWED):
+            vcpu.get_state()
+            vcpu.kick()
+            match vcpu.run():
+                case Interrupted():
+                    return vcpu.get_state()
+                case PioRead() | PioWrite() | MmioRead() | MmioWrite() as owed:
+                    self._answer(vcpu, owed)
+                case other:
+                    raise EngineError(f"a vCPU that cannot move: {type(other).__name__.lower()}")
+        raise EngineError(f"vCPU {vcpu.index} does not come to rest")
+
+    def _copy_to(self, engine: Engine, states: list[CpuState]) -> EngineVm:
+        """A VM on `engine` that continues; `self.vcpus` are its own then. Raises EngineError."""
+        vm = engine.create_vm(self.spec)
+        try:
+            self._map_memory(vm)
+            vcpus = self._make_vcpus(vm)
+            vm.set_state(self.vm.get_state())
+            for vcpu, state in zip(vcpus, states, strict=True):
+                vcpu.set_state(state)
+            for gpa, (size, on_write) in self._bells.items():
+                vm.add_doorbell(gpa, size, on_write)
+        except BaseException:
+            vm.close()
+            raise
+        self.vcpus, self.ram.on_write = vcpus, vm.memory_written
+        return vm
+
     def report(self) -> str:
         """Every vCPU's registers and the code it stands at, as text; pauses a running machine."""
         paused = self._want == "run" and bool(self._threads)
@@ -337,8 +403,11 @@ class Machine:
     def _run(self, vcpu: Vcpu) -> None:
         """Answer exits until the machine stops. Ordered by how often each exit comes."""
         run, ports, memory = vcpu.run, self.ports, self.memory
-        if self._want != "run" and not self._park(vcpu):
-            return
+        if self._want != "run":
+            if not self._park(vcpu):
+                return
+            vcpu = self.vcpus[vcpu.index]
+            run = vcpu.run
         while True:
             try:
                 match run():
@@ -354,8 +423,11 @@ class Machine:
                     case MmioRead(gpa, size):
                         vcpu.complete_read(self._mmio_read(gpa, size))
                     case Interrupted():
-                        if self._want != "run" and not self._park(vcpu):
-                            return
+                        if self._want != "run":
+                            if not self._park(vcpu):
+                                return
+                            vcpu = self.vcpus[vcpu.index]  # it may have moved
+                            run = vcpu.run
                         if self._halted:
                             self._survey(vcpu)
                     case Halted():
@@ -369,6 +441,21 @@ class Machine:
                             self._final(vcpu, other)
             except GuestError as e:
                 self.guest_errors.append(str(e))
+
+    def _answer(self, vcpu: Vcpu, owed: Exit) -> None:
+        """One access, as in the loop."""
+        try:
+            match owed:
+                case PioWrite(port, size, data):
+                    self._pio_string_out(port, size, data)
+                case MmioWrite(gpa, data):
+                    _mmio_write(self.memory, gpa, data)
+                case PioRead(port, size, count):
+                    vcpu.complete_read(self._pio_read(port, size, count))
+                case MmioRead(gpa, size):
+                    vcpu.complete_read(self._mmio_read(gpa, size))
+        except GuestError as e:
+            self.guest_errors.append(str(e))
 
     def _pio_string_out(self, port: int, size: int, data: bytes) -> None:
         for at in range(0, len(data), size):

@@ -20,6 +20,7 @@ class Given(argparse.Namespace):
     command: list[str]
     engine: str
     cpus: int
+    cpu: str
     memory: str
     kernel: str | None
     modules: str | None
@@ -68,6 +69,8 @@ def _linux_options(made: Parser) -> None:
     add("--engine", metavar="ENGINE", default="auto",
         help="kvm, bt or auto.  [default: %(default)s]")  # fmt: skip
     add("--cpus", metavar="N", type=int, default=1, help="Virtual CPUs.  [default: %(default)s]")
+    add("--cpu", metavar="MODEL", default="host", help="What CPU the guest sees: host, common "
+        "(what both engines have), x86-64-v2, x86-64-v3.  [default: %(default)s]")  # fmt: skip
     add("--memory", metavar="SIZE", default="512M",
         help="Guest memory: 512M, 2G.  [default: %(default)s]")  # fmt: skip
     add("--kernel", metavar="PATH",
@@ -172,6 +175,7 @@ def _linux(given: Given) -> int:
     config = VmConfig(
         memory=parse_memory(given.memory),
         cpus=given.cpus,
+        cpu=given.cpu,
         engine=given.engine,
         kernel=Path(given.kernel) if given.kernel is not None else None,
         modules=Path(given.modules) if given.modules is not None else None,

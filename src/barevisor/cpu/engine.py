@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from barevisor.cpu.vmstate import VmState
 
 __all__ = [
     "BlockSink", "Breakpoint", "CpuState", "DebugStop", "DescriptorTable", "Engine", "EngineVm",
@@ -276,11 +279,14 @@ class MachineSpec:
     and there are no interrupts (micro guests).
     cpu_model: a name in `cpu.x86.cpuid` ("host" announces what host and engine both have,
     "max" also what CpuState does not carry: a machine that is never saved).
+    features: exactly these (names of `cpu.x86.cpuid.BITS`) instead of a model's. Two engines given
+    the same model other than "host", or the same features, tell their guests the same.
     """
 
     cpus: int = 1
     irqchip: bool = True
     cpu_model: str = "host"
+    features: frozenset[str] | None = None
 
 
 class Vcpu(Protocol):
@@ -299,7 +305,9 @@ class Vcpu(Protocol):
         also from a signal handler."""
 
     def get_state(self) -> CpuState:
-        """A copy of the whole state; only while `run` is not running."""
+        """A copy of the whole state; only while `run` is not running. An instruction that a
+        device has answered is completed before; where that is another exit, `run` returns it
+        next, and the state is that in the middle of the instruction."""
 
     def set_state(self, state: CpuState) -> None:
         """Replace the whole state; only while `run` is not running."""
@@ -366,6 +374,13 @@ class EngineVm(Protocol):
     def trace_blocks(self, sink: BlockSink) -> None:
         """Call `sink` with every block of guest code that runs, in order for each vCPU, on its
         thread. Before the first `run`. Raises EngineError where the host's CPU runs the guest."""
+
+    def get_state(self) -> VmState:
+        """A copy of what the CPUs share; no vCPU may be in `run`."""
+
+    def set_state(self, state: VmState) -> None:
+        """Replace it, before the states of the vCPUs are set. Raises EngineError, which names what
+        the guest was told and would not find here (see `cpu.portable`)."""
 
     def counters(self) -> dict[str, int]:
         """What the engine itself counted so far, by its own names ("exits": all that left guest

@@ -15,6 +15,7 @@ from barevisor.cpu.engine import (
     MachineSpec,
     Registers,
 )
+from barevisor.cpu.vmstate import VmState
 
 Step = Exit | Callable[[], None]
 """An exit to return, or something to call before the next one."""
@@ -111,6 +112,7 @@ class FakeVm:
         self.debug: GuestDebug | None = None
         self.sink: BlockSink | None = None
         self.closed = False
+        self.state = VmState()
 
     def set_memory(
         self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
@@ -141,6 +143,14 @@ class FakeVm:
     def memory_written(self, gpa: int, size: int) -> None:
         """Recorded in `written`."""
         self.written.append((gpa, size))
+
+    def get_state(self) -> VmState:
+        """A copy."""
+        return deepcopy(self.state)
+
+    def set_state(self, state: VmState) -> None:
+        """Replace."""
+        self.state = deepcopy(state)
 
     def counters(self) -> dict[str, int]:
         """It counts nothing."""

@@ -14,8 +14,9 @@ import ctypes
 import mmap
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from barevisor.cpu import engine
 from barevisor.cpu.engine import CpuState, DescriptorTable, PioRead, PioWrite, Segment
@@ -352,15 +353,24 @@ def _protected(s: CpuState, mode: str) -> None:
 # ---- the runner ----
 
 
-def run(kind: engine.Engine, row: MicroGuest, *, tss_type: int = 11) -> Outcome:
-    """Run a row on an engine. Bounded in exits and time. `tss_type`: that of TR (11: busy)."""
+def run(
+    kind: engine.Engine,
+    row: MicroGuest,
+    features: frozenset[str] | None = None,
+    *,
+    tss_type: int = 11,
+) -> Outcome:
+    """Run a row on an engine. Bounded in exits and time. `features`: of the CPU, instead of its
+    model's. `tss_type`: that of TR (11: busy)."""
     image = build(row)
     image.state.tr.type = tss_type
     ram = mmap.mmap(-1, RAM_SIZE)
     anchor = ctypes.c_char.from_buffer(ram)
     for at, raw in image.parts.items():
         ram[at : at + len(raw)] = raw
-    spec = engine.MachineSpec(cpus=row.cpus, irqchip=row.irqchip, cpu_model=row.model)
+    spec = engine.MachineSpec(
+        cpus=row.cpus, irqchip=row.irqchip, cpu_model=row.model, features=features
+    )
     vm = kind.create_vm(spec)
     try:
         # JUSTIFICATION: the micro guest's RAM; `ram` outlives the VM.
@@ -373,6 +383,87 @@ def run(kind: engine.Engine, row: MicroGuest, *, tss_type: int = 11) -> Outcome:
         return Outcome(steps, end, state, {a: ram[a : a + len(w)] for a, w in row.memory.items()})
     finally:
         vm.close()
+        del anchor
+
+
+class Moving:
+    """A VM with one CPU that is somewhere else after every exit: on the next of `kinds`, by what
+    get_state and set_state carry. It is its own vCPU."""
+
+    index = 0
+
+    def __init__(
+        self, kinds: Sequence[engine.Engine], spec: engine.MachineSpec, ram: tuple[int, int]
+    ) -> None:
+        """`ram`: host address and size, mapped at 0."""
+        self._kinds, self.spec, self._ram = kinds, spec, ram
+        self._bells: set[int] = set()
+        self.moves = 0
+        self._started = False
+        self.vm, self.vcpu = self._make(kinds[0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vm if hasattr(self.vm, name) else self.vcpu, name)
+
+    def _make(self, kind: engine.Engine) -> tuple[engine.EngineVm, engine.Vcpu]:
+        vm = kind.create_vm(self.spec)
+        vm.set_memory(0, 0, self._ram[1], self._ram[0])
+        return vm, vm.create_vcpu(0)
+
+    def get_state(self) -> CpuState:
+        """The CPU's."""
+        return self.vcpu.get_state()
+
+    def set_state(self, state: CpuState) -> None:
+        """The CPU's."""
+        self.vcpu.set_state(state)
+
+    def run(self) -> engine.Exit:
+        """Move, unless the CPU owes an exit first, and run."""
+        if not self._started:
+            self._started = True
+            return self.vcpu.run()
+        self.vcpu.get_state()
+        self.vcpu.kick()
+        done = self.vcpu.run()
+        if not isinstance(done, engine.Interrupted):
+            return done
+        self.moves += 1
+        vm, vcpu = self._make(self._kinds[self.moves % len(self._kinds)])
+        vm.set_state(self.vm.get_state())
+        vcpu.set_state(self.vcpu.get_state())
+        self.vm.close()
+        self.vm, self.vcpu = vm, vcpu
+        return self.vcpu.run()
+
+
+def run_moving(
+    kinds: Sequence[engine.Engine], row: MicroGuest, features: frozenset[str]
+) -> tuple[Outcome, int]:
+    """Run a row of one CPU, on another of `kinds` after each exit; and how often it moved."""
+    image = build(row)
+    ram = mmap.mmap(-1, RAM_SIZE)
+    anchor = ctypes.c_char.from_buffer(ram)
+    for at, raw in image.parts.items():
+        ram[at : at + len(raw)] = raw
+    spec = engine.MachineSpec(irqchip=row.irqchip, features=features)
+    # JUSTIFICATION: the micro guest's RAM; `ram` outlives the VMs.
+    moving = Moving(kinds, spec, (ctypes.addressof(anchor), RAM_SIZE))
+    try:
+        image.state.tsc = moving.get_state().tsc
+        moving.set_state(image.state)
+        steps: list[int | engine.Exit] = []
+        timer = threading.Timer(SECONDS, lambda: moving.vcpu.kick())
+        timer.start()
+        try:
+            end = _loop(moving, moving, row, steps)  # type: ignore[arg-type]
+        finally:
+            timer.cancel()
+            timer.join()
+        memory = {a: ram[a : a + len(w)] for a, w in row.memory.items()}
+        return Outcome(steps, end, moving.get_state(), memory), moving.moves
+    finally:
+        moving.vm.close()
         del anchor
 
 

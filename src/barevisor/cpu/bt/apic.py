@@ -677,6 +677,7 @@ def apic_save(cpu, page):
     a: cython.pointer(Apic) = cpu.apic
     words: cython.pointer(u32) = cython.cast(cython.pointer(u32), page)
     number: u32
+    apic_timer_poll(cpu, host_tsc())  # what is due goes into the IRR
     memset(page, 0, PAGE_BYTES)
     for number in range(0x40):
         read_register(cpu, number, cython.address(words[number * 4]))
@@ -712,6 +713,8 @@ def apic_load(cpu, page):
         a.lvt[i] = word[(0x31 + i) * 4] & lvt_writable(i)
     a.lvt[LVT_CMCI] = word[0x2F * 4] & lvt_writable(LVT_CMCI)
     a.tmict = word[0x38 * 4]
+    if word[0x39 * 4] == 0 and a.lvt[LVT_TIMER] & TIMER_PERIODIC:
+        word[0x39 * 4] = a.tmict  # saved at the very end of a period
     timer_start(cpu, word[0x39 * 4])
     wake(cpu, ATT_INTERRUPT)
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from barevisor.cpu.vmstate import IoApicState
 
 BASE = 0xFEC0_0000
 SIZE = 0x1000
@@ -78,6 +82,23 @@ class IoApic:
                 if entry & (LEVEL | REMOTE_IRR) == LEVEL | REMOTE_IRR and entry & VECTOR == vector:
                     self._table[pin] = entry & ~REMOTE_IRR
                     self._service(pin)
+
+    # ---- state ----
+
+    def get_state(self) -> IoApicState:
+        """A copy."""
+        from barevisor.cpu.vmstate import IoApicState
+
+        with self._lock:
+            return IoApicState(self._id, self._select, list(self._table), self._lines)
+
+    def set_state(self, state: IoApicState) -> None:
+        """Replace it; nothing is sent. What a guest could not have set is cut off."""
+        with self._lock:
+            self._id, self._select = state.id & 0xF, state.select & 0xFF
+            self._table = [e & (WRITABLE | REMOTE_IRR) for e in state.table[:PINS]]
+            self._table += [MASKED] * (PINS - len(self._table))
+            self._lines = state.lines & (1 << PINS) - 1
 
     # ---- registers ----
 

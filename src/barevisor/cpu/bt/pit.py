@@ -10,6 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from barevisor.cpu.vmstate import PitState
 
 HZ = 1_193_182
 CONTROL = 0x43
@@ -40,6 +44,7 @@ class Channel:
     read_high: bool = False
     latch: list[int] = field(default_factory=list)
     status: int | None = None
+    over: bool = False  # a restored one-shot whose interrupt has been
 
     def ticks(self, now: int) -> int:
         """Input clocks since the counter was loaded."""
@@ -171,6 +176,7 @@ class Pit:
         channel.reload = value or (10_000 if channel.bcd else 0x10000)
         channel.start = now
         channel.running = number != 2 or bool(self._speaker & GATE2)
+        channel.over = False
         if number == 0:
             self._reprogram()
 
@@ -185,6 +191,40 @@ class Pit:
         if rising:
             self._channels[2].start = now
             self._channels[2].running = True
+
+    # ---- state ----
+
+    def get_state(self) -> PitState:
+        """A copy."""
+        from barevisor.cpu.vmstate import PitChannel, PitState
+
+        with self._lock:
+            now = self._clock()
+            channels = [
+                PitChannel(
+                    c.reload, c.mode, c.bcd, c.access, n != 2 or bool(self._speaker & GATE2),
+                    c.running, max(now - c.start, 0) if c.running else 0, c.write_low,
+                    c.read_high, list(c.latch), c.status,
+                )
+                for n, c in enumerate(self._channels)
+            ]  # fmt: skip
+            return PitState(channels, bool(self._speaker & SPEAKER_DATA))
+
+    def set_state(self, state: PitState) -> None:
+        """Replace it. What a guest could not have set is cut off."""
+        with self._lock:
+            now = self._clock()
+            for to, c in zip(self._channels, state.channels, strict=False):
+                to.reload, to.mode, to.bcd = min(max(c.reload, 1), 0x10000), c.mode % 6, c.bcd
+                to.access = c.access if c.access in (1, 2, 3) else 3
+                to.start, to.running = now - max(c.elapsed, 0), c.running
+                to.over = not to.periodic and to.ticks(now) >= to.reload
+                to.write_low = None if c.low is None else c.low & 0xFF
+                to.read_high, to.latch = c.high_next, [b & 0xFF for b in c.latch[:2]]
+                to.status = None if c.status is None else c.status & 0xFF
+            gate = GATE2 if state.channels[2].gate else 0
+            self._speaker = gate | (SPEAKER_DATA if state.speaker else 0)
+            self._reprogram()
 
     # ---- IRQ 0 ----
 
@@ -203,7 +243,7 @@ class Pit:
                 channel = self._channels[0]
                 if self._closed:
                     return
-                if not channel.running:
+                if not channel.running or channel.over:
                     self._changed.wait()
                     continue
                 period = max(channel.reload * 1_000_000_000 // HZ, MIN_PERIOD_NS)

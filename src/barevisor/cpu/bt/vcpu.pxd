@@ -50,6 +50,7 @@ cdef class BtVcpu:
     cdef object _woken(self, int why)
     cdef object _kicked(self)
     cdef object _deliver_exception(self)
+    cdef object _settle(self)
     cdef object _restart(self)
     cdef object _load(self, object state, bint keep_tsc)
     cdef void _start(self, u32 vector)

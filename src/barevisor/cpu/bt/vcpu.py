@@ -573,8 +573,34 @@ class BtVcpu:
 
     # ---- the whole state ----
 
+    def _settle(self):
+        """Complete the instruction that a device's answer waits for, so that the state is that
+        after it: no other engine could take the answer over. An access in several parts exits
+        again; that exit is kept for the next `run`."""
+        cpu: cython.pointer(Cpu) = self.cpu
+        if not (cpu.io_ready or cpu.mmio_n) or self.waiting or self.reading:
+            return
+        stepping: u32 = cpu.debug_step
+        kick: u32 = cpu.attention & ATT_KICK
+        why: cython.int = WOKE
+        self.set_step(True)
+        __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_KICK))
+        cpu.exit_reason = EXIT_NONE
+        with cython.nogil:
+            why = run_guest(cpu)
+        cpu.debug_step = stepping
+        if kick:
+            wake(cpu, ATT_KICK)
+        if cpu.exit_reason == EXIT_DEBUG and cpu.stop_why == STOP_STEP and not stepping:
+            cpu.stop_why = STOP_NONE
+            return
+        done = self._woken(why) if cpu.exit_reason == EXIT_HALTED else self._exit()
+        if done is not None:
+            self.waiting.append(done)
+
     def get_state(self):
         """See Vcpu.get_state."""
+        self._settle()
         state = save_state(self.cpu)
         if self.exception >= 0:
             state.events.exception = self.exception

@@ -15,11 +15,22 @@ from barevisor.errors import EngineError
 if TYPE_CHECKING:
     from barevisor.cpu.bt.vcpu import BtVcpu
     from barevisor.cpu.bt.vmcore import VmCore
+    from barevisor.cpu.vmstate import VmState
 
 MAX_CPUS = 64
 """As in state.pxd."""
 WATCH_KINDS = {"read": 1, "write": 2, "access": 3}  # stops.pxd: STOP_ON_READ, STOP_ON_WRITE
 MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _features(spec: MachineSpec) -> frozenset[str]:
+    """Raises ConfigError or EngineError, naming what this CPU lacks."""
+    if spec.features is None:
+        return cpuid.features(spec.cpu_model, hostcpuid.cpuid)
+    absent = sorted(spec.features - cpuid.features("host", hostcpuid.cpuid))
+    if absent:
+        raise EngineError(f"the bt engine here lacks {', '.join(absent)}")
+    return spec.features
 
 
 class BtEngine:
@@ -54,7 +65,7 @@ class BtVm:
             raise EngineError(f"{spec.cpus} CPUs: the bt engine runs 1 to {MAX_CPUS}")
         self.spec = spec
         since = clock.sample()
-        self._features = cpuid.features(spec.cpu_model, hostcpuid.cpuid)
+        self._features = _features(spec)
         handlers.install()
         self._khz = clock.tsc_khz(since)
         self._chips = Chips(spec.irqchip)
@@ -140,6 +151,34 @@ class BtVm:
         for vcpu in self._vcpus:
             vcpu.set_trace(sink)
         self._open().trace()
+
+    def get_state(self) -> VmState:
+        """See EngineVm.get_state."""
+        from barevisor.cpu.vmstate import VmState
+
+        core = self._open()
+        rows = cpuid.table(self._features, 0, self.spec.cpus, self._khz, self.spec.irqchip)
+        state = VmState(core.get_clock(), self._khz, rows)
+        if self.spec.irqchip:
+            state.pics = [core.get_pic(n) for n in range(2)]
+            state.ioapic = self._chips.ioapic.get_state()
+            state.pit = self._chips.pit.get_state()
+        return state
+
+    def set_state(self, state: VmState) -> None:
+        """See EngineVm.set_state."""
+        from barevisor.cpu.portable import differences
+
+        if reasons := differences(state, self.get_state()):
+            raise EngineError(f"the guest cannot go on on bt: {'; '.join(reasons)}")
+        core = self._open()
+        for number, pic in enumerate(state.pics):
+            core.set_pic(number, pic)
+        if state.ioapic is not None:
+            self._chips.ioapic.set_state(state.ioapic)
+        if state.pit is not None:
+            self._chips.pit.set_state(state.pit)
+        core.set_clock(state.clock)
 
     def counters(self) -> dict[str, int]:
         """See EngineVm.counters. "chips": accesses to IOAPIC, 8259s and 8254, and doorbells; they

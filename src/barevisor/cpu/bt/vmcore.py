@@ -7,14 +7,21 @@ come from any thread while the guest runs.
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import deliver, msi_deliver, wake
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
-from cython.cimports.barevisor.cpu.bt.clock import clock_start
+from cython.cimports.barevisor.cpu.bt.clock import clock_ns, clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import code_written
-from cython.cimports.barevisor.cpu.bt.pic import pic_line, pic_read, pic_reset, pic_write
+from cython.cimports.barevisor.cpu.bt.pic import (
+    pic_line,
+    pic_read,
+    pic_reset,
+    pic_write,
+    settle,
+)
 from cython.cimports.barevisor.cpu.bt.safepoint import threads_free, threads_init
 from cython.cimports.barevisor.cpu.bt.space import space_reserve, space_unreserve
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner
+from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
@@ -254,6 +261,42 @@ class VmCore:
     def pic_write(self, port: int, value: int):
         """One byte."""
         pic_write(self.vm, port, value)
+
+    # ---- state (see cpu/vmstate.py); no vCPU runs ----
+
+    def get_pic(self, number: int):
+        """The 8259 `number`, 0 the master."""
+        from barevisor.cpu.vmstate import PicState
+
+        p: cython.pointer(Pic) = cython.address(self.vm.pics[number])
+        return PicState(
+            irr=p.irr, isr=p.isr, imr=p.imr, lines=p.lines, elcr=p.elcr, base=p.base,
+            lowest=p.lowest, initialising=p.init_state, icw4=bool(p.init4),
+            auto_eoi=bool(p.auto_eoi), rotate=bool(p.rotate_on_aeoi),
+            nested=bool(p.special_nested), read_isr=bool(p.read_isr), poll=bool(p.poll),
+            special_mask=bool(p.special_mask),
+        )  # fmt: skip
+
+    def set_pic(self, number: int, state):
+        """A snapshot is input: every field is cut to what the guest could have set."""
+        p: cython.pointer(Pic) = cython.address(self.vm.pics[number])
+        p.irr, p.isr, p.imr = state.irr & 0xFF, state.isr & 0xFF, state.imr & 0xFF
+        p.lines, p.base, p.lowest = state.lines & 0xFF, state.base & 0xF8, state.lowest & 7
+        p.elcr = state.elcr & (0xDE if number else 0xF8)
+        p.init_state = state.initialising if 2 <= state.initialising <= 4 else 0
+        p.init4, p.auto_eoi, p.rotate_on_aeoi = state.icw4, state.auto_eoi, state.rotate
+        p.special_nested, p.read_isr, p.poll = state.nested, state.read_isr, state.poll
+        p.special_mask = state.special_mask
+        settle(self.vm)
+
+    def get_clock(self):
+        """kvm-clock now, in ns."""
+        return clock_ns(self.vm, host_tsc())
+
+    def set_clock(self, ns: int):
+        """kvm-clock goes on from `ns`; vCPUs whose state is set after this see it."""
+        self.vm.clock_base_ns = ns
+        self.vm.clock_base_tsc = host_tsc()
 
     def close(self):
         """Nothing runs any more: callbacks end, and guest memory may go."""

@@ -6,7 +6,10 @@ guest needs its own. Leaves: SDM, "CPUID"; KVM's: Documentation/virt/kvm/x86/cpu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from barevisor.cpu.kvm import abi
+from barevisor.cpu.x86.cpuid import CpuidRow, host_features, lookup
 
 INDEX_SIGNIFICANT = 1  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 HYPERVISOR, TSC_DEADLINE, MONITOR, VMX = 1 << 31, 1 << 24, 1 << 3, 1 << 5  # leaf 1, ECX
@@ -28,6 +31,40 @@ def adjust(
     for at, entry in enumerate(kept):
         table.entries[at] = entry
     return table
+
+
+def table(rows: Iterable[CpuidRow]) -> abi.Cpuid:
+    """A named model's rows (cpu/x86/cpuid.py) for KVM_SET_CPUID2."""
+    made = abi.Cpuid()
+    for row in rows:
+        made.entries[made.nent] = abi.CpuidEntry(
+            function=row.leaf, index=row.subleaf or 0,
+            flags=0 if row.subleaf is None else INDEX_SIGNIFICANT,
+            eax=row.eax, ebx=row.ebx, ecx=row.ecx, edx=row.edx,
+        )  # fmt: skip
+        made.nent += 1
+    return made
+
+
+def rows(entries: Iterable[abi.CpuidEntry]) -> tuple[CpuidRow, ...]:
+    """The reverse."""
+    return tuple(
+        CpuidRow(
+            e.function, e.index if e.flags & INDEX_SIGNIFICANT else None, e.eax, e.ebx, e.ecx, e.edx
+        )
+        for e in entries
+    )
+
+
+def features(supported: Iterable[abi.CpuidEntry], tsc_deadline: bool) -> frozenset[str]:
+    """The names of x86/cpuid.py's features that a guest can have on this KVM."""
+    known = rows(supported)
+
+    def read(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        row = lookup(known, leaf, subleaf)
+        return row.eax, row.ebx, row.ecx, row.edx
+
+    return host_features(read) | {"hypervisor", *(["tsc_deadline_timer"] if tsc_deadline else [])}
 
 
 def _entry(raw: abi.CpuidEntry, apic_id: int, cpus: int, tsc_deadline: bool) -> abi.CpuidEntry:

@@ -13,6 +13,15 @@ TSC = 0x10
 TSC_DEADLINE = 0x6E0
 MTRRS = (*range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270), 0x2FF)
 """A KVM without them takes all RAM for write-back, which is what a guest programs."""
+PARAVIRTUAL = {
+    0x11: 0, 0x12: 0, 0x4B564D00: 3, 0x4B564D01: 3,  # the clocks
+    0x4B564D02: 4, 0x4B564D06: 14,  # async page faults
+    0x4B564D03: 5,  # steal time
+    0x4B564D04: 6,  # PV EOI
+    0x4B564D05: 12,  # poll control
+}  # fmt: skip
+"""KVM's own MSRs (Documentation/virt/kvm/x86/msr.rst) and the bit of leaf 0x40000001 that offers
+each to the guest."""
 MSRS = (
     0x3B,  # IA32_TSC_ADJUST
     0x48,  # IA32_SPEC_CTRL
@@ -23,10 +32,7 @@ MSRS = (
     0xDA0,  # IA32_XSS
     0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,  # STAR, LSTAR, CSTAR, SFMASK
     0xC0000102, 0xC0000103,  # KERNEL_GS_BASE, TSC_AUX
-    # KVM's own (Documentation/virt/kvm/x86/msr.rst): the clocks, async page faults, steal
-    # time, PV EOI, poll control.
-    0x11, 0x12, 0x4B564D00, 0x4B564D01, 0x4B564D02, 0x4B564D03, 0x4B564D04, 0x4B564D05,
-    0x4B564D06,
+    *PARAVIRTUAL,
     TSC_DEADLINE,  # last: it means something only once the local APIC and the TSC are set
 )  # fmt: skip
 """The MSRs of a CpuState; a kernel's KVM_GET_MSR_INDEX_LIST decides which of them exist."""
@@ -141,3 +147,25 @@ def initial_xsave() -> bytes:
     image[0:2] = (0x37F).to_bytes(2, "little")
     image[24:28] = (0x1F80).to_bytes(4, "little")
     return bytes(image)
+
+
+LVT_TIMER, TMICT, TMCCT = 0x320, 0x380, 0x390  # local APIC registers (SDM, "Local APIC")
+TIMER_MODE = 3 << 17  # 0: one shot
+
+
+def one_shot_over(page: bytes) -> bool:
+    """Whether a local APIC's timer was started for one interrupt, and has counted down."""
+    if not page:
+        return False
+    lvt, start, now = (
+        int.from_bytes(page[at : at + 4], "little") for at in (LVT_TIMER, TMICT, TMCCT)
+    )
+    return not lvt & TIMER_MODE and start != 0 and now == 0
+
+
+def settled_timer(page: bytes) -> bytes:
+    """The page for KVM_SET_LAPIC, which would let a timer that is over fire once more
+    (arch/x86/kvm/lapic.c, set_target_expiration: a current count of 0 means now)."""
+    if not one_shot_over(page):
+        return page
+    return page[:TMICT] + bytes(4) + page[TMICT + 4 :]

@@ -14,6 +14,7 @@ import mmap
 import os
 import signal
 import threading
+from contextlib import suppress
 from errno import EAGAIN, EINTR
 
 from barevisor.cpu import engine
@@ -156,8 +157,9 @@ class KvmVcpu:
         self._page[self._data_at : self._data_at + len(data)] = data
 
     def kick(self) -> None:
-        """See Vcpu.kick."""
-        self._page[abi.RUN_IMMEDIATE_EXIT] = 1
+        """See Vcpu.kick. One that is closed (its machine moved) needs none."""
+        with suppress(ValueError):  # of a page that was given back
+            self._page[abi.RUN_IMMEDIATE_EXIT] = 1
         thread = self._thread
         if thread:
             # By thread ID and not by pthread_t: the thread may be gone by now.
@@ -229,7 +231,25 @@ class KvmVcpu:
         s.msrs = self._get_msrs(self._msrs)
         s.tsc = self._get_msrs([state.TSC]).get(state.TSC, 0)
         s.lapic = self._get_lapic()
+        if state.one_shot_over(s.lapic):
+            # Its interrupt may still wait outside the local APIC, where a run takes it from.
+            self._pass_through()
+            s.lapic = self._get_lapic()
         return s
+
+    def _pass_through(self) -> None:
+        """KVM_RUN with a signal already there: no instruction is executed."""
+        me = threading.get_native_id()
+        if me not in self._masked:
+            self._open_kick(me)
+        _libc.syscall(SYS_TGKILL, os.getpid(), me, KICK)
+        kicked = self._page[abi.RUN_IMMEDIATE_EXIT]
+        self._page[abi.RUN_IMMEDIATE_EXIT] = 0
+        failed = self._enter()
+        self._page[abi.RUN_IMMEDIATE_EXIT] = kicked
+        signal.sigtimedwait({KICK}, 0)
+        if failed not in (EINTR, EAGAIN):
+            raise EngineError(f"KVM_RUN: {os.strerror(failed) if failed else 'it went on'}")
 
     def set_state(self, s: engine.CpuState) -> None:
         """See Vcpu.set_state. Order: the local APIC after the APIC base, the deadline MSR after
@@ -243,8 +263,8 @@ class KvmVcpu:
         ioctls.SET_XSAVE(fd, _xsave(s.xsave or state.initial_xsave()))
         ioctls.SET_DEBUGREGS(fd, state.debugregs_to(s))
         if self._irqchip:
-            lapic = abi.Lapic.from_buffer_copy(s.lapic or self._reset_lapic)
-            ioctls.SET_LAPIC(fd, lapic)
+            page = state.settled_timer(s.lapic or self._reset_lapic)
+            ioctls.SET_LAPIC(fd, abi.Lapic.from_buffer_copy(page))
         self._set_msrs(s)
         ioctls.SET_VCPU_EVENTS(fd, state.events_to(s.events))
         if self._irqchip:

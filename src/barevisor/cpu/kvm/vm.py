@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from errno import EACCES, ENODEV, ENOENT, ENXIO
+from typing import TYPE_CHECKING
 
 from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
-from barevisor.cpu.kvm import abi, counters, cpuid, ioctls
+from barevisor.cpu.kvm import abi, counters, cpuid, ioctls, state
 from barevisor.cpu.kvm.debug import BLOCKIRQ, Stops
 from barevisor.cpu.kvm.doorbell import Doorbells
 from barevisor.cpu.kvm.vcpu import KvmVcpu
-from barevisor.errors import EngineError
+from barevisor.cpu.x86 import cpuid as models
+from barevisor.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from barevisor.cpu.vmstate import VmState
 
 DEVICE = "/dev/kvm"
 API_VERSION = 12
@@ -23,6 +28,7 @@ IDENTITY_MAP_ADDR = 0xFFFBC000
 TSS_ADDR = 0xFFFBD000
 
 READONLY = 1 << 1  # KVM_MEM_READONLY
+PIT_SPEAKER = 1  # KVM_PIT_SPEAKER_DUMMY: port 0x61 is in the kernel too
 
 NO_KVM = "use --engine bt"
 HINTS = {
@@ -75,13 +81,10 @@ class KvmVm:
     """The contract's EngineVm."""
 
     def __init__(self, spec: MachineSpec) -> None:
-        if spec.cpu_model != "host":
-            raise EngineError(
-                f"CPU model {spec.cpu_model!r}: the kvm engine has only 'host' yet",
-                "use --engine bt for named CPU models",
-            )
         self.spec = spec
         self._vcpus: list[KvmVcpu] = []
+        self._told: abi.Cpuid | None = None
+        self._khz = 0
         self._fd = -1
         self._kvm = open_device()
         try:
@@ -107,7 +110,35 @@ class KvmVm:
         ioctls.SET_TSS_ADDR(fd, TSS_ADDR)
         if self.spec.irqchip:
             ioctls.CREATE_IRQCHIP(fd)
-            ioctls.CREATE_PIT2(fd, abi.PitConfig())
+            ioctls.CREATE_PIT2(fd, abi.PitConfig(flags=PIT_SPEAKER))
+        self._features = self._wanted()
+
+    def _wanted(self) -> frozenset[str] | None:
+        """The features of the guest's CPUs; None for all that this host has. Raises EngineError,
+        naming what KVM lacks."""
+        names = self.spec.features
+        if names is None and self.spec.cpu_model in models.NAMED:
+            names = models.NAMED[self.spec.cpu_model]
+        if names is None and self.spec.cpu_model not in ("host", "max"):
+            raise ConfigError(
+                f"unknown CPU model {self.spec.cpu_model!r}", f"one of {', '.join(models.MODELS)}"
+            )
+        if names is not None:
+            absent = sorted(names - cpuid.features(self._cpuid, self._deadline))
+            if absent:
+                raise EngineError(
+                    f"CPU model {self.spec.cpu_model}: KVM here lacks {', '.join(absent)}",
+                    "use --cpu common, which has what both engines have",
+                )
+        return names
+
+    def _table(self, index: int, fd: int) -> abi.Cpuid:
+        """What vCPU `index`, whose descriptor is `fd`, tells its guest."""
+        cpus, irqchip = self.spec.cpus, self.spec.irqchip
+        if self._features is None:
+            return cpuid.adjust(self._cpuid, index, cpus, self._deadline and irqchip)
+        khz = ioctls.GET_TSC_KHZ(fd)
+        return cpuid.table(models.table(self._features, index, cpus, khz, irqchip))
 
     def set_memory(
         self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
@@ -123,11 +154,12 @@ class KvmVm:
         if not 0 <= index < self.spec.cpus:
             raise EngineError(f"vCPU {index} of a VM with {self.spec.cpus}")
         fd = ioctls.CREATE_VCPU(self._fd, index)
-        deadline = self._deadline and self.spec.irqchip
-        table = cpuid.adjust(self._cpuid, index, self.spec.cpus, deadline)
         try:
-            ioctls.SET_CPUID2(fd, table)
-            vcpu = KvmVcpu(fd, index, self._run_size, self.spec.irqchip, self._msrs, self._stops)
+            ioctls.SET_CPUID2(fd, table := self._table(index, fd))
+            if index == 0:
+                self._told, self._khz = table, ioctls.GET_TSC_KHZ(fd)
+            msrs = self._msrs - _not_offered(table)
+            vcpu = KvmVcpu(fd, index, self._run_size, self.spec.irqchip, msrs, self._stops)
         except (EngineError, OSError):
             os.close(fd)
             raise
@@ -171,6 +203,42 @@ class KvmVm:
             "use --engine bt, or --trace exits",
         )
 
+    def get_state(self) -> VmState:
+        """See EngineVm.get_state."""
+        from barevisor.cpu.kvm import chips
+        from barevisor.cpu.vmstate import VmState
+
+        if self._told is None:
+            raise EngineError("a VM without vCPUs has no state")
+        ioctls.GET_CLOCK(self._fd, clock := abi.Clock())
+        told = cpuid.rows(self._told.entries[: self._told.nent])
+        found = VmState(clock.clock, self._khz, told)
+        if self.spec.irqchip:
+            found.pics = [chips.pic_from(self._chip(n)) for n in (chips.MASTER, chips.SLAVE)]
+            found.ioapic = chips.ioapic_from(self._chip(chips.IOAPIC))
+            ioctls.GET_PIT2(self._fd, pit := abi.PitState())
+            found.pit = chips.pit_from(pit)
+        return found
+
+    def _chip(self, number: int) -> abi.IrqChip:
+        ioctls.GET_IRQCHIP(self._fd, chip := abi.IrqChip(chip_id=number))
+        return chip
+
+    def set_state(self, saved: VmState) -> None:
+        """See EngineVm.set_state."""
+        from barevisor.cpu.kvm import chips
+        from barevisor.cpu.portable import differences
+
+        if reasons := differences(saved, self.get_state()):
+            raise EngineError(f"the guest cannot go on on kvm: {'; '.join(reasons)}")
+        for number, pic in enumerate(saved.pics):
+            ioctls.SET_IRQCHIP(self._fd, chips.pic_to(pic, number))
+        if saved.ioapic is not None:
+            ioctls.SET_IRQCHIP(self._fd, chips.ioapic_to(saved.ioapic))
+        if saved.pit is not None:
+            ioctls.SET_PIT2(self._fd, chips.pit_to(saved.pit))
+        ioctls.SET_CLOCK(self._fd, abi.Clock(clock=saved.clock))
+
     def counters(self) -> dict[str, int]:
         """See EngineVm.counters: the kernel's own, over all vCPUs; {} where it has no binary
         statistics (Linux before 5.14)."""
@@ -188,6 +256,22 @@ class KvmVm:
         if self._kvm >= 0:
             os.close(self._kvm)
         self._fd = self._kvm = -1
+
+
+def supported_features() -> frozenset[str]:
+    """Names of x86/cpuid.py's features that guests can have. Raises EngineError."""
+    kvm = open_device()
+    try:
+        deadline = ioctls.capability(kvm, "KVM_CAP_TSC_DEADLINE_TIMER") > 0
+        return cpuid.features(_supported_cpuid(kvm), deadline)
+    finally:
+        os.close(kvm)
+
+
+def _not_offered(told: abi.Cpuid) -> set[int]:
+    """KVM's own MSRs that the guest was not told of; KVM lists them all, some not even 0."""
+    word = models.lookup(cpuid.rows(told.entries[: told.nent]), models.KVM_BASE + 1, 0).eax
+    return {msr for msr, bit in state.PARAVIRTUAL.items() if not word >> bit & 1}
 
 
 def _msr_list(kvm: int) -> set[int]:
