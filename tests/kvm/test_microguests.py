@@ -13,11 +13,12 @@ from barevisor.testing import nest
 from barevisor.testing.micro import MicroGuest, expected_steps, merged, run
 from barevisor.testing.microguests import ROWS
 from barevisor.testing.microguests_conform import CONFORM_ROWS
+from barevisor.testing.microguests_hot import HOT_ROWS
 from barevisor.testing.microguests_rules import RULE_ROWS
 from barevisor.testing.microguests_smp import SMP_ROWS
 from barevisor.testing.microguests_system import SYSTEM_ROWS
 
-ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *RULE_ROWS, *SMP_ROWS)
+ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *RULE_ROWS, *HOT_ROWS, *SMP_ROWS)
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -1,0 +1,117 @@
+"""Rows for `microguests` that do the same many times, each time under other rules: what an engine
+remembers of code and pages must not outlive a change of rights, address space or base.
+"""
+
+from __future__ import annotations
+
+from barevisor.testing.micro import (
+    GDT,
+    LAPIC,
+    PDPT,
+    PML4,
+    SPARE,
+    Gate,
+    MicroGuest,
+    descriptor,
+    entry,
+    pte,
+)
+from barevisor.testing.microguests_conform import APIC_ON
+
+ROUNDS = 200
+WP, PKE, PCIDE = 1 << 16, 1 << 22, 1 << 17
+VALUES = (1).to_bytes(4, "little") + (0x100).to_bytes(4, "little")
+BOTH = ROUNDS // 2 * 0x101
+"""The sum over the rounds of what alternates between the two VALUES."""
+HALF = ROUNDS // 2
+PF = "g: inc r15d; add rsp, 8; add qword [rsp], 2; iretq"
+"""Counts page faults in R15 and steps over an instruction of two bytes."""
+OTHER, PDPT1, PD1, PDPT2, PD2 = (SPARE + 0x8000 + 0x1000 * n for n in range(5))
+WHERE = 1 << 39 | SPARE
+"""Linear address of VALUES[0] by PML4, and of VALUES[1] at 2 MiB + SPARE by OTHER."""
+SPACES = {
+    PML4 + 8: entry(PDPT1, 7), PDPT1: entry(PD1, 7), PD1: entry(0, 0x87), SPARE: VALUES,
+    OTHER: entry(PDPT, 7) + entry(PDPT2, 7), PDPT2: entry(PD2, 7), PD2: entry(0x200000, 0x87),
+    0x200000 + SPARE: VALUES[4:],
+}  # fmt: skip
+INVPCID = "hex 66 0f 38 82 18"  # invpcid rbx, [rax]
+
+
+def hot(name: str, before: str, body: str, total: int, rest: str = PF, **fields: object) -> (
+    MicroGuest
+):  # fmt: skip
+    """`body` in a loop over EBP from ROUNDS down to 1; R15 must be `total` in the end."""
+    text = f"{before}; mov ebp, {ROUNDS}; l: {body}; dec ebp; jne l; report r15d; end; {rest}"
+    fields.setdefault("gates", {14: Gate("g")})
+    return MicroGuest(
+        f"hot: {name}", "long", text, (total,),
+        not_emulated="lacks much of this", not_nested="lacks much of this", **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+PTE_AT = f"{pte(SPARE):#x}"
+AT = "mov ebx, SPARE_"
+PICK = "mov eax, ebp; and eax, 1; shl eax, {}"
+"""EAX is 0 or 1 << n by turns."""
+
+HOT_ROWS: tuple[MicroGuest, ...] = (
+    hot("a page is read-only every other time", AT,
+        f"xor byte [{PTE_AT}], 2; invlpg [rbx]; mov [rbx], esi", HALF, cr0=WP),
+    hot("a page is absent every other time", AT,
+        f"xor byte [{PTE_AT}], 1; invlpg [rbx]; mov esi, [rbx]", HALF),
+    hot("the second page of an access is absent every other time", "mov ebx, SPARE_+0xFFE",
+        f"xor byte [{pte(SPARE + 0x1000):#x}], 1; invlpg [rbx+4]; mov esi, [rbx]", HALF),
+    hot("CR0.WP every other time", AT,
+        "mov rax, cr0; btc eax, 16; mov cr0, rax; mov [rbx], esi", HALF,
+        poke={pte(SPARE): entry(SPARE, 5)}),
+    hot("PKRU forbids a key every other time", AT,
+        PICK.format(2) + "; xor ecx, ecx; xor edx, edx; hex 0f01ef; mov esi, [rbx]", HALF,
+        cr4=PKE, poke={pte(SPARE): entry(SPARE, 7 | 1 << 59)}, model="max"),
+    hot("a page of the kernel from ring 3 and ring 0", AT,
+        "mov esp, STACK_; push UDATA; push USTACK_; push 2; push UCODE64; push u; iretq;"
+        "u: mov esi, [rbx]; int 0x80; k: mov esi, [rbx]", ROUNDS,
+        PF + "; h: add rsp, 40; jmp k", poke={pte(SPARE): entry(SPARE, 3)},
+        gates={14: Gate("g"), 0x80: Gate("h", dpl=3)}),
+    hot("accessed and dirty bits that are cleared are set again", AT,
+        f"mov byte [{PTE_AT}], 7; invlpg [rbx]; mov esi, [rbx]; mov al, [{PTE_AT}];"
+        f"mov [rbx], esi; mov ah, [{PTE_AT}]; cmp ax, 0x6727; jne n; inc r15d; n: nop", ROUNDS),
+    hot("two address spaces by turns", f"mov rbx, [p]; jmp s; p: dq {WHERE}; s: nop",
+        f"mov rax, cr3; xor rax, {PML4 ^ OTHER}; mov cr3, rax; add r15d, [rbx]", BOTH, poke=SPACES),
+    hot("two PCIDs by turns, kept", "mov rbx, [p]; mov r8, [p+8]; mov r9, [p+16]; jmp s;"
+        f"p: dq {WHERE}; dq {1 << 63 | PML4 | 1}; dq {1 << 63 | OTHER | 2}; s: nop",
+        "test ebp, 1; je e; mov cr3, r8; jmp f; e: mov cr3, r9; f: add r15d, [rbx]", BOTH,
+        cr4=PCIDE, poke=SPACES),
+    hot("an entry of another PCID that INVPCID forgot",
+        "mov rdi, [p]; mov r8, [p+8]; mov r9, [p+16]; jmp s;"
+        f"p: dq {WHERE}; dq {1 << 63 | PML4 | 1}; dq {1 << 63 | OTHER | 2}; d: dq 2; dq {WHERE};"
+        "s: nop",
+        f"mov cr3, r8; xor byte [{PD2 + 2:#x}], 0x20; mov eax, d; xor ebx, ebx; {INVPCID};"
+        "mov cr3, r9; add r15d, [rdi]", BOTH, cr4=PCIDE, poke=SPACES),
+    hot("a watchpoint every other time", AT,
+        "mov rax, dr7; xor eax, 1; mov dr7, rax; mov [rbx], esi", HALF, "t: inc r15d; iretq",
+        gates={1: Gate("t")}, dr={0: SPARE, 7: 0xD0400}),
+    hot("the base of FS by its MSR", "mov ecx, 0xC0000100; xor edx, edx",
+        PICK.format(2) + "; add eax, SPARE_; wrmsr; add r15d, fs:[0]", BOTH, poke={SPARE: VALUES}),
+    hot("the base of FS by WRFSBASE", "nop",
+        PICK.format(2) + "; add eax, SPARE_; hex f3480faed0; add r15d, fs:[0]", BOTH,
+        cr4=1 << 16, poke={SPARE: VALUES}),
+    hot("the base of FS by a descriptor", "nop",
+        PICK.format(4) + "; add eax, 0x68; mov fs, ax; add r15d, fs:[0]", BOTH,
+        poke={SPARE: VALUES, GDT + 0x68: descriptor(SPARE, 0xFFFFF, 0x93, 0xC),
+              GDT + 0x78: descriptor(SPARE + 4, 0xFFFFF, 0x93, 0xC)}),
+    hot("the base of GS by SWAPGS",
+        "writemsr 0xC0000101,SPARE_,0; writemsr 0xC0000102,SPARE_+4,0",
+        "swapgs; add r15d, gs:[0]", BOTH, poke={SPARE: VALUES}),
+    hot("RAM and a device by turns", f"{AT}; mov esi, {LAPIC + 0x80}; mov byte [rsi], 0",
+        "xchg rbx, rsi; mov [rbx], ebp; add r15d, [rbx]", ROUNDS * (ROUNDS + 1) // 2, irqchip=True),
+    hot("a division error each time", "nop", "xor ecx, ecx; div ecx", ROUNDS,
+        "d: inc r15d; add qword [rsp], 2; iretq", gates={0: Gate("d")}),
+    hot("an interrupt to itself each time", APIC_ON + "sti",
+        "mov dword [rbx+0x300], 0x40041; nop", ROUNDS,
+        "h: inc r15d; mov dword [rbx+0xB0], 0; iretq", gates={0x41: Gate("h")}, irqchip=True),
+    hot("the task priority holds an interrupt back each time", APIC_ON + "sti",
+        "mov eax, 15; mov cr8, rax; mov dword [rbx+0x300], 0x40041; nop; mov r14d, r15d;"
+        "xor eax, eax; mov cr8, rax; nop; sub r14d, r15d; cmp r14d, -1; jne bad", ROUNDS,
+        "bad: report 0xBAD; end; h: inc r15d; mov dword [rbx+0xB0], 0; iretq",
+        gates={0x41: Gate("h")}, irqchip=True),
+)  # fmt: skip
