@@ -266,6 +266,8 @@ class Vm:
             guest = self._guest
             if guest is None or self._state != "running":
                 raise BarevisorError("only a running VM can move")
+            if engine == self.engine_name:
+                return
             other, _ = for_linux(engine)
             guest.machine.move(other)
             self.engine_name = other.name

@@ -429,10 +429,11 @@ class Moving:
         if not isinstance(done, engine.Interrupted):
             return done
         self.moves += 1
-        vm, vcpu = self._make(self._kinds[self.moves % len(self._kinds)])
-        vm.set_state(self.vm.get_state())
-        vcpu.set_state(self.vcpu.get_state())
+        shared, own = self.vm.get_state(), self.vcpu.get_state()
         self.vm.close()
+        vm, vcpu = self._make(self._kinds[self.moves % len(self._kinds)])
+        vm.set_state(shared)
+        vcpu.set_state(own)
         self.vm, self.vcpu = vm, vcpu
         return self.vcpu.run()
 
