@@ -196,6 +196,7 @@ REPLIES = [
     (b"Z0,1000,1", b"OK"), (b"z0,1000,1", b"OK"), (b"Z1,1000,1;cond", b"OK"),
     (b"Z2,1000,4", b"OK"), (b"Z2,1000,0", b"E16"), (b"Z4,1000,fffff", b"E16"),
     (b"Z5,1000,1", b""), (b"Z0", b"E16"), (b"Z", b""), (b"Z0,x,1", b"E16"),
+    (b"Z01,0,1", b"OK"), (b"Z0f,0,1", b"E16"),
     (b"vCont?", b"vCont;c;C;s;S"), (b"vCont", b"E16"), (b"vCont;x", b"E16"), (b"vCont;c:9", b"E16"),
     (b"qXfer:features:read:target.xml:0,4", b"m<?xm"),
     (b"qXfer:features:read:target.xml:ffff,4", b"l"),
@@ -365,7 +366,7 @@ def test_a_refused_breakpoint_leaves_the_others(
 def test_a_client_may_set_only_so_many(rig: MakeRig) -> None:
     r = rig([])
     for n in range(1024):
-        r.session._stops[0, n, 1] = None
+        r.session._points.insert(b"0,%x,1" % n)
     assert r(b"Z0,ffff,1") == b"E1c"
 
 

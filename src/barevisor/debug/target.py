@@ -243,10 +243,11 @@ class MachineTarget:
         return cpu_report(self._machine.vcpus[cpu], self._machine.ram)
 
 
-def is_current(why: DebugStop, debug: GuestDebug) -> bool:
-    """Whether a stop is for something that is still set; a step always is."""
-    if why.reason == "step":
-        return True
-    if why.reason == "watch":
-        return any(w.address == why.address for w in debug.watchpoints)
-    return any(b.address == why.address for b in debug.breakpoints)
+def is_current(why: Exit, debug: GuestDebug) -> bool:
+    """Whether a stop is for something that is still set; steps and crashes always are."""
+    match why:
+        case DebugStop("watch", address):
+            return any(w.address == address for w in debug.watchpoints)
+        case DebugStop("breakpoint", address):
+            return any(b.address == address for b in debug.breakpoints)
+    return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from barevisor.cpu.engine import Breakpoint, DebugStop, GuestDebug, Watchpoint
+from barevisor.cpu.engine import DebugStop, GuestDebug
 from barevisor.debug.gdb import monitor
 from barevisor.debug.gdb.features import description
 from barevisor.debug.gdb.packets import (
@@ -19,18 +19,14 @@ from barevisor.debug.gdb.packets import (
     numbers,
     unhex,
 )
+from barevisor.debug.gdb.points import KINDS, SIGABRT, SIGINT, SIGTRAP, Points
 from barevisor.debug.gdb.registers import REGISTERS, Register, read, read_all
 from barevisor.debug.target import Ended, Event, Stopped, Target, TargetError, is_current
+from barevisor.errors import BarevisorError
 
-SIGINT, SIGTRAP, SIGABRT, SIGSEGV = 2, 5, 6, 11
-EFAULT, EINVAL, ENOSPC = 14, 22, 28
+EFAULT = 14
 MEMORY_MAX = PACKET_SIZE // 2 - 16
 """Bytes of memory in one reply."""
-WATCH_MAX = 4096
-STOPS_MAX = 1024
-"""Breakpoints and watchpoints of one client."""
-WATCH_KINDS = {2: "write", 3: "read", 4: "access"}
-WATCH_WORDS = {"write": b"watch", "read": b"rwatch", "access": b"awatch"}
 
 
 class Session:
@@ -46,7 +42,7 @@ class Session:
         self._target = target
         self._cpu = 0
         self._cpu_run: int | None = None
-        self._stops: dict[tuple[int, int, int], None] = {}
+        self._points = Points()
         self._pending: list[Stopped] = []
         self._interrupted = False
         self._last_run: tuple[Collection[int], Collection[int]] = ((), ())
@@ -64,7 +60,7 @@ class Session:
             return self._long(text)
         except PacketError as e:
             return b"E%02x" % e.code
-        except TargetError:
+        except (TargetError, BarevisorError):
             return b"E%02x" % EFAULT
 
     def interrupt(self) -> None:
@@ -83,7 +79,7 @@ class Session:
             return None
         if not (stops or self._interrupted) or not self._target.stop():
             return None
-        current = [s for s in stops if self._wanted(s)]
+        current = [s for s in stops if is_current(s.why, self._points.wanted())]
         if not current and not self._interrupted:
             self._go(*self._last_run)
             return None
@@ -91,7 +87,7 @@ class Session:
         if current:
             self._pending = [s for s in current[1:] if _lasts(s)]
             self._cpu = current[0].cpu
-            self._reply = self._stop_reply(current[0])
+            self._reply = self._points.reply(current[0], self._says)
         else:
             self._reply = b"T%02xthread:%x;" % (SIGINT, self._cpu + 1)
         return self._reply
@@ -111,58 +107,19 @@ class Session:
             return None
         return b"W00" if event.clean else b"X%02x" % SIGABRT
 
-    # ---- stops ----
-
-    def _debug(self) -> GuestDebug:
-        breaks = tuple(
-            Breakpoint(address, kind == 1) for kind, address, _ in self._stops if kind < 2
-        )
-        watches = tuple(
-            Watchpoint(address, size, WATCH_KINDS[kind])  # type: ignore[arg-type]
-            for kind, address, size in self._stops
-            if kind >= 2
-        )
-        return GuestDebug(breaks, watches)
-
-    def _wanted(self, stop: Stopped) -> bool:
-        return not isinstance(stop.why, DebugStop) or is_current(stop.why, self._debug())
-
-    def _stop_reply(self, stop: Stopped) -> bytes:
-        """T: the signal, the thread, and why."""
-        thread = b"thread:%x;" % (stop.cpu + 1)
-        match stop.why:
-            case DebugStop("breakpoint", address):
-                soft = any(kind == 0 and at == address for kind, at, _ in self._stops)
-                word = b"swbreak" if soft else b"hwbreak"
-                return b"T%02x" % SIGTRAP + thread + (word + b":;" if word in self._says else b"")
-            case DebugStop("watch", address):
-                kind = next(k for k, at, _ in self._stops if k >= 2 and at == address)
-                word = WATCH_WORDS[WATCH_KINDS[kind]]
-                return b"T%02x" % SIGTRAP + thread + b"%s:%x;" % (word, address)
-            case DebugStop():
-                return b"T%02x" % SIGTRAP + thread
-        return b"T%02x" % SIGSEGV + thread
-
     def stop_point(self, text: bytes, *, insert: bool) -> bytes:
-        """Z and z: type, address, kind or size; conditions are not supported and not sent."""
-        words = text.split(b";")[0].split(b",")
-        if len(words) != 3 or words[0] not in (b"0", b"1", b"2", b"3", b"4"):
-            return b"" if words[0] not in (b"0", b"1", b"2", b"3", b"4") else b"E16"
-        kind, address, size = number(words[0]), number(words[1]), number(words[2])
-        if kind >= 2 and not 0 < size <= WATCH_MAX:
-            raise PacketError
-        key = (kind, address, size)
-        before = dict(self._stops)
-        if not insert:
-            self._stops.pop(key, None)
-        elif len(before) >= STOPS_MAX:
-            raise PacketError(ENOSPC)
+        """Z and z. What the engine refuses is refused now, not when the guest goes on."""
+        if text[:1] not in KINDS:
+            return b""
+        before = self._points.copy()
+        if insert:
+            self._points.insert(text)
         else:
-            self._stops[key] = None
+            self._points.remove(text)
         try:
-            self._target.set_debug(self._debug())
+            self._target.set_debug(self._points.wanted())
         except TargetError:
-            self._stops = before
+            self._points = before
             raise
         return b"OK"
 
