@@ -170,6 +170,39 @@ def test_breakpoints_also_stop_code_that_ran_before(start: Start) -> None:
     assert g.next() == "end"
 
 
+HOT = """
+    mov ecx, 3; mov rbx, DATA_; xor eax, eax
+outer: mov edx, 100000
+inner: add eax, 1
+here: mov [rbx], eax
+after: dec edx; jnz inner
+    report 1; dec ecx; jnz outer
+    end
+"""
+
+
+@pytest.mark.parametrize(("stop", "reason", "label", "why_not"), [
+    (Breakpoint, "breakpoint", "here", NO_INT3),
+    (lambda at: engine.Watchpoint(DATA, 4, "write"), "watch", "after", NO_REGISTERS),
+], ids=["breakpoint", "watchpoint"])  # fmt: skip
+def test_code_that_runs_hot_is_stopped_and_gets_hot_again(
+    start: Start, stop: Callable[[int], Breakpoint], reason: str, label: str, why_not: str
+) -> None:
+    g = start(HOT, on_emulated=False, not_nested=why_not)
+    assert g.vcpu.run() == PioWrite(0x10, 4, b"\1\0\0\0")
+    for _ in range(3):
+        g.set(stop(g.labels["here"]))
+        found = g.next()
+        assert isinstance(found, DebugStop)
+        assert (found.reason, g.vcpu.get_regs().rip) == (reason, g.labels[label])
+        g.set()
+        g.step()
+    g.vm.set_debug(None)
+    assert g.next() == "end"
+    assert g.reported == [1, 1]
+    assert int.from_bytes(g.ram[DATA : DATA + 4], "little") == 100001
+
+
 def test_every_instruction_of_a_program_is_stepped(start: Start) -> None:
     g = start("one: mov edi, MMIO_\ntwo: mov eax, 7\nthree: out 0x10, eax\nfour: in al, 0x60\n"
               "five: push rax\nsix: mov ebx, [rdi]\nseven: nop\neight: end",
