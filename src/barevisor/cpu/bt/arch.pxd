@@ -69,6 +69,10 @@ cdef enum:                   # Cpu.pending_db beside the bits of DR6
     DB_NO_STEP = 0x80000000  # this instruction takes no single-step trap after all
 
 
+cdef extern from * nogil:
+    void serialize "__sync_synchronize"()   # SDM, "Serializing Instructions": earlier stores first
+
+
 cdef inline int set_fault(Cpu* cpu, u32 vector, u32 error) noexcept nogil:
     """Name the exception; whoever started the instruction says where (fault(), leave())."""
     cpu.fault_vector = vector

@@ -102,6 +102,7 @@ def h_mov_cr_r(cpu, op):
     """SDM, MOV (to control registers)."""
     value: u64 = cpu.regs[op.rm]
     status: cython.int = 0
+    serialize()
     if op.reg == 1 or (op.reg > 4 and op.reg != 8):
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if cpu.cpl != 0:
@@ -270,6 +271,7 @@ def h_mov_r_dr(cpu, op):
 
 def h_invlpg(cpu, op):
     """SDM, INVLPG."""
+    serialize()
     if not op.mod_mem:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if cpu.cpl != 0:
@@ -326,6 +328,7 @@ def h_clflush(cpu, op):
 
 def h_invd(cpu, op):
     """SDM, INVD: caches are the host's and coherent; only the privilege check is left."""
+    serialize()
     if cpu.cpl != 0:
         return fault(cpu, op, EXC_GP, 0)
     return finish(cpu, op)

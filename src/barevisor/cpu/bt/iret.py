@@ -198,6 +198,7 @@ def set_return_stack(cpu, selector, desc, sp, size):
 
 def h_iret(cpu, op):
     """SDM, IRET/IRETD/IRETQ."""
+    serialize()
     if no_selectors(cpu):
         return iret_paragraphs(cpu, op)
     if cpu.sysflags & FLAG_NT:

@@ -54,6 +54,7 @@ def h_cpuid(cpu, op):
     subleaf: u32 = cast(u32, cpu.regs[1])
     out: CpuidEntry
     entry: cython.pointer[CpuidEntry] = find_cpuid(cpu, leaf, subleaf)
+    serialize()
     out.eax = out.ebx = out.ecx = out.edx = 0
     if entry == cython.NULL:
         leaf = redirect_leaf(cpu, leaf)
@@ -117,6 +118,7 @@ def h_rdmsr(cpu, op):
 def h_wrmsr(cpu, op):
     """SDM, WRMSR. It may change modes (EFER), bases (FS, GS), or leave (x2APIC EOI)."""
     value: u64 = cast(u64, cast(u32, cpu.regs[2])) << 32 | cast(u32, cpu.regs[0])
+    serialize()
     if cpu.cpl != 0 or msr_write(cpu, cast(u32, cpu.regs[1]), value):
         return fault(cpu, op, EXC_GP, 0)
     update_mode(cpu)

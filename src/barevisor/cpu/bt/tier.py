@@ -23,6 +23,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     stop_others,
     vm_lock,
     vm_unlock,
+    wait_quiet,
 )
 from cython.cimports.barevisor.cpu.bt.space import *
 from cython.cimports.barevisor.cpu.bt.state import *
@@ -267,14 +268,20 @@ def _fill_store(cpu: cython.pointer(Cpu), va: u64, entry: cython.pointer(TlbEntr
     slot: cython.pointer(Slot) = find_slot(vm, entry.gpa & PAGE_MASK)
     number: u64 = ((entry.gpa & PAGE_MASK) - slot.gpa) >> 12
     pair: cython.pointer(u64) = slot.stores + 2 * number
+    mask: u64 = 0
     allowed: cython.bint
     vm_lock(vm, cpu)
     allowed = not slot.code_pages[number] and entry.wtag == page
     if allowed:
         if pair[0] != page and pair[1] != page:
             for i in range(vm.ncpus if pair[1] else 0):
-                if vm.cpus[i] != cython.NULL:
-                    space_protect(vm.cpus[i], pair[1])
+                if vm.cpus[i] != cython.NULL and space_protect(vm.cpus[i], pair[1]):
+                    mask |= cython.cast(u64, 1) << i
+            mask &= ~(cython.cast(u64, 1) << cpu.index)
+            if mask:
+                # A store by that address may be under way, and who makes this a code page would
+                # not find the address any more.
+                wait_quiet(cpu, mask)
             pair[1] = pair[0]
             pair[0] = page
         space_fill(cpu.space, va, entry.host, vm.write_shift, cython.cast(u32, entry.gpa & 1))
