@@ -22,6 +22,7 @@ from barevisor.image_vm import ImageVm
 from barevisor.testing import images
 from barevisor.testing.asm import assemble
 from barevisor.testing.bare import Bare
+from barevisor.testing.gdb_client import GdbClient
 
 pytestmark = pytest.mark.timeout(180)
 GDB = shutil.which("gdb")
@@ -203,6 +204,38 @@ def test_linux_guest(kernel: None, gdb: object) -> None:
     assert "New value" in text
     assert "GDT:" in text
     assert "detached" in text
+
+
+def test_two_cpus_of_a_linux_guest(kernel: None) -> None:
+    """Hot code on both is stopped; one steps while the other is held, or runs."""
+    count = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done; echo $i"
+    with booted(Vm(engine="bt", cpus=2, gdb=":0,nowait")) as vm:
+        vm.wait_ready(60)
+        busy = [vm.popen(["sh", "-c", count]) for _ in range(2)]
+        time.sleep(0.3)
+        assert vm.gdb_address is not None
+        client = GdbClient(vm.gdb_address)
+        client.ask(b"Hg2")
+        held = client.register("rip")
+        for _ in range(20):
+            assert client.ask(b"vCont;s:1").startswith(b"T05thread:1;")
+        client.ask(b"Hg2")
+        assert client.register("rip") == held
+        for _ in range(20):
+            assert client.ask(b"vCont;s:2;c").startswith(b"T05thread:2;")
+        client.ask(b"Hg2")
+        watched = client.register("rsp") - 8
+        assert client.ask(b"Z2,%x,8" % watched) == b"OK"
+        for _ in range(3):
+            assert b";watch:%x;" % watched in client.ask(b"vCont;c")
+        assert client.ask(b"z2,%x,8" % watched) == b"OK"
+        client.send(b"vCont;c")
+        time.sleep(0.2)
+        assert client.interrupt().startswith(b"T02")
+        assert client.ask(b"D") == b"OK"
+        client.close()
+        for process in busy:
+            assert process.communicate(timeout=60)[0] == b"40000\n"
 
 
 @needs_gdb

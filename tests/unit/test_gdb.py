@@ -278,6 +278,17 @@ def test_a_stop_for_what_is_no_longer_set_goes_on(rig: MakeRig) -> None:
     assert r.wait() == b"T05thread:1;"
 
 
+def test_a_guest_in_which_nothing_is_set_runs_free(rig: MakeRig) -> None:
+    r = rig([DebugStop("step", 0x1004)])
+    r(b"Z0,2000,1")
+    r(b"vCont;s:1")
+    assert r.wait() == b"T05thread:1;"
+    assert r(b"z0,2000,1") == b"OK"
+    assert r.vm.debug == GuestDebug()
+    r(b"vCont;c")
+    assert r.vm.debug is None
+
+
 def test_step_one_cpu_and_hold_the_other(rig: MakeRig) -> None:
     r = rig([], [DebugStop("step", 0x1004)])
     ran = threading.Event()

@@ -134,6 +134,9 @@ class MachineTarget:
         self._states.clear()
         try:
             self._arm()
+            if self._used and not self._armed and not step:
+                self._machine.vm.set_debug(None)  # nothing is set: the guest runs at full speed
+                self._used = False
             for cpu in step:
                 self._machine.vcpus[cpu].set_step(True)
                 self._stepping.add(cpu)
