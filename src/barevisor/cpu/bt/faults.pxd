@@ -21,7 +21,7 @@ cdef extern from "signal.h" nogil:
     int SIG_BLOCK
     void SIG_DFL(int) noexcept nogil
     void SIG_IGN(int) noexcept nogil
-    int SA_SIGINFO, SA_ONSTACK, SA_RESTART, SIGSEGV, SIGBUS, SIGRTMIN
+    int SA_SIGINFO, SA_ONSTACK, SA_RESTART, SIGSEGV, SIGBUS, SIGFPE, SIGRTMIN
     union sigval:
         void* sival_ptr
     struct sigevent:
@@ -53,7 +53,7 @@ cdef extern from "time.h" nogil:
 cdef extern from "unistd.h" nogil:
     int gettid()
 
-# Take SIGSEGV and SIGBUS for faults in translated code (others go to whoever had them), and one
+# Take SIGSEGV, SIGBUS and SIGFPE for faults in translated code (others go to whoever had them), and one
 # real-time signal for timers. Once a process; raises EngineError.
 cdef int faults_install() except -1
 # This VM's code memory may fault, or may not any more

@@ -25,6 +25,7 @@ HOUR_MS: u64 = cython.declare(u64, 3600000)
 _watched: cython.pointer(Translator)[256] = cython.declare(cython.pointer(Translator)[256])
 _old_segv: sigaction_t = cython.declare(sigaction_t)
 _old_bus: sigaction_t = cython.declare(sigaction_t)
+_old_fpe: sigaction_t = cython.declare(sigaction_t)
 _installed: cython.int = cython.declare(cython.int, 0)
 
 # ---- faults ------------------------------------------------------------------------------
@@ -50,14 +51,16 @@ def _trace_of(tr: cython.pointer(Translator), pc: u64) -> cython.pointer(Block):
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _slow_path(pc: u64) -> u64:
-    """Where an access at `pc` calls its site, or 0 when `pc` is no access of a translation."""
+def _slow_path(pc: u64, divides: cython.bint) -> u64:
+    """Where an access, or a division, at `pc` calls its site, or 0 when `pc` is none of a
+    translation."""
     i: cython.int
     n: u32
     at: u32
     tr: cython.pointer(Translator)
     trace: cython.pointer(Block)
     site: cython.pointer(Site)
+    right: cython.int
     for i in range(MAX_WATCHED):
         tr = _watched[i]
         if tr == cython.NULL or pc - cython.cast(u64, tr.mem.run) >= tr.mem.used:
@@ -69,7 +72,8 @@ def _slow_path(pc: u64) -> u64:
         best: cython.pointer(Site) = cython.NULL
         for n in range(trace.first_site, trace.first_site + trace.sites):
             site = cython.address(tr.sites[n])
-            if site.kind == SITE_MEMORY and site.retry <= at < site.next:
+            right = site.flags & SITE_DIVIDES if divides else site.kind == SITE_MEMORY
+            if right and site.retry <= at < site.next:
                 # An instruction with two accesses: the one that was looked up last.
                 if best == cython.NULL or best.retry < site.retry:
                     best = site
@@ -87,12 +91,14 @@ def _fault(
         cython.cast(cython.pointer(ucontext_t), context).uc_mcontext
     )
     old: cython.pointer(sigaction_t) = cython.address(_old_segv)
-    slow: u64 = _slow_path(cython.cast(u64, machine.gregs[RIP_SLOT]))
+    slow: u64 = _slow_path(cython.cast(u64, machine.gregs[RIP_SLOT]), number == SIGFPE)
     if slow:
         machine.gregs[RIP_SLOT] = slow
         return
     if number == SIGBUS:
         old = cython.address(_old_bus)
+    elif number == SIGFPE:
+        old = cython.address(_old_fpe)
     if old.sa_flags & SA_SIGINFO:
         old.sa_sigaction(number, info, context)
     elif old.sa_handler == SIG_DFL or old.sa_handler == SIG_IGN:
@@ -123,6 +129,7 @@ def faults_install():
     sigemptyset(cython.address(action.sa_mask))
     bad = sigaction(SIGSEGV, cython.address(action), cython.address(_old_segv))
     bad |= sigaction(SIGBUS, cython.address(action), cython.address(_old_bus))
+    bad |= sigaction(SIGFPE, cython.address(action), cython.address(_old_fpe))
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART
     action.sa_sigaction = _alarm
     bad |= sigaction(SIGRTMIN + 3, cython.address(action), cython.NULL)

@@ -307,8 +307,8 @@ cdef struct MmioDone:        # a completed MMIO read that the restarted instruct
 cdef enum:
     MAX_SLOTS = 32
     MAX_MMIO_DONE = 16
-    HASH_BITS = 15
-    HASH_SIZE = 32768
+    HASH_BITS = 18
+    HASH_SIZE = 262144
     MAX_CPUS = 64
 
 cdef struct Apic:            # the local APIC; registers by the names of the SDM

@@ -95,7 +95,14 @@ class TranslatorOwner:
         return {
             "traces": tr.traces, "guest_bytes": tr.guest_bytes, "host_bytes": tr.host_bytes,
             "drops": tr.drops, "ticks": tr.ticks, "code_bytes": tr.mem.used, "sites": tr.count,
+            "memory": tr.calls[SITE_MEMORY], "interpreted": tr.calls[SITE_STEP],
+            "exits": tr.calls[SITE_EXIT], "leaves": tr.calls[SITE_LEAVE],
+            "branches": tr.calls[SITE_BRANCH],
         }  # fmt: skip
+
+    def steps(self):
+        """How often translations left an instruction to the interpreter, by row of the table."""
+        return {row: self.tr.steps[row] for row in range(2048) if self.tr.steps[row]}
 
 
 # ---- entering ----------------------------------------------------------------------------
@@ -189,6 +196,7 @@ def _called(cpu: cython.pointer(Cpu)) -> u64:
     tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
     site: cython.pointer(Site) = cython.address(tr.sites[cpu.site])
     cpu.status = ST_NEXT
+    tr.calls[site.kind] += 1
     if site.kind == SITE_MEMORY:
         return _memory(cpu, tr, site)
     if site.kind == SITE_STEP:
@@ -307,11 +315,17 @@ def _interpret(
     next_at: u32 = site.next
     status: cython.int
     cpu.rip = rip
-    status = find_or_build(cpu, mode | MODE_ONE, cython.address(block))
+    block = site.step
+    status = 0
+    if block == cython.NULL or not block.valid or block.mode != (mode | MODE_ONE):
+        status = find_or_build(cpu, mode | MODE_ONE, cython.address(block))
+        if status == 0 and not block.crosses and cpu.vm.flushes == flushes:
+            site.step = block
     if status == 0:
         cpu.budget = 0
         cpu.regs[REG_RIP] = rip
         cpu.icount += block.count
+        tr.steps[block.ops[0].row] += 1
         status = block.ops[0].handler(cpu, block.ops)
     cpu.status = status
     if status != ST_NEXT or cpu.exit_reason or flags & SITE_DISPATCH:

@@ -6,4 +6,7 @@ class TranslatorOwner:
 
     def __init__(self, code_bytes: int, after: int) -> None: ...
     def stats(self) -> dict[str, int]:
-        """What was translated since the start: counts, bytes, host TSC ticks."""
+        """What was translated since the start: counts, bytes, host TSC ticks; and how often
+        translations called, by why."""
+    def steps(self) -> dict[int, int]:
+        """How often translations left an instruction to the interpreter, by row of the table."""

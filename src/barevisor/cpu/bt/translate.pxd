@@ -52,6 +52,7 @@ cdef enum:
     FRAG_UNALIGNED = 1
     FRAG_EDGE = 2
     FRAG_VECTORS = 3
+    FRAG_TRAP = 4            # only a fault of the host leads there
     H_STACK_TOP = 254        # _look: the address is RSP - 8
     GATE_UD = 1              # bind.H_RAISE_UD
     MAX_TRACES = 262144
@@ -71,9 +72,11 @@ cdef enum:                   # Site.flags
     SITE_WRITE = 2
     SITE_DISPATCH = 4        # after interpreting, go on through the dispatcher
     SITE_SAVED = 8
+    SITE_DIVIDES = 16        # the host's instruction is there; its #DE is for the interpreter
 
-cdef struct Site:            # 40 bytes
+cdef struct Site:            # 48 bytes
     Block* trace
+    Block* step              # of SITE_STEP: the interpreter's block of this instruction, once known
     u32 retry                # offset in code memory: where the access is tried again
     u32 next                 # ... where the next instruction starts
     u32 slow                 # ... the call of this site
@@ -118,6 +121,9 @@ cdef struct Translator:      # one for the VM
     u64 host_bytes
     u64 drops                # how often everything was dropped
     u64 ticks                # host TSC spent translating
+    u64 calls[8]             # by Site.kind
+    u64 faults               # accesses for which a table entry was made
+    u32 steps[2048]          # by row: instructions left to the interpreter
     Block** index            # traces by ascending address, for the host's faults
     u32 indexed
     u32 pad

@@ -184,7 +184,7 @@ def _copyable(
     count: u32 = (spills >> 9 & 1) + (spills >> 10 & 1) + (spills >> 11 & 1)
     if mode & MODE_FP_TRAP and f.unit != UNIT_NONE:
         return False
-    if is_divide(insn) or f.attrs & RF_VSIB or (f.regs_read | f.regs_written) & 0xFFF0:
+    if f.attrs & RF_VSIB or (f.regs_read | f.regs_written) & 0xFFF0:
         return False
     if count > (1 if insn.mem else 2) or (_high_byte(insn, f) and _needs_rex(insn, f)):
         return False
@@ -659,6 +659,7 @@ def _copy(w: cython.pointer(Work), i: u32) -> cython.void:
     base: u32 = R_NONE
     index: u32 = R_NONE
     number: u32
+    trap: cython.pointer(Site)
     memset(cython.address(form), 0, cython.sizeof(Form))
     plan_form(cython.address(form), insn, f)
     w.nborrowed = 0
@@ -691,6 +692,11 @@ def _copy(w: cython.pointer(Work), i: u32) -> cython.void:
         )
     if _reads_flags(w, i, f):
         _loaded(w)
+    if is_divide(insn):
+        trap = _site(w, i, SITE_STEP)
+        trap.flags |= SITE_DIVIDES
+        trap.retry = w.a.size
+        _fragment(w, FRAG_TRAP, 0, trap)
     put(w.a, cython.address(form), base, index)
     _give_back(w)
     if (f.flags_written | f.flags_undefined) & ALL_FLAGS:
@@ -1171,6 +1177,10 @@ def _out_of_line(w: cython.pointer(Work)) -> cython.void:
     frag: cython.pointer(Fragment)
     while n < w.tr.nfragments and not w.a.overflow:
         frag = cython.address(w.tr.fragments[n])
+        if frag.kind == FRAG_TRAP:
+            _call(w, cython.address(w.tr.sites[frag.site]))
+            n += 1
+            continue
         bind_here(w.a, frag.at)
         if frag.kind == FRAG_CALL:
             if w.tr.sites[frag.site].slow:

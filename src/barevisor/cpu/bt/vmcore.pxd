@@ -9,7 +9,7 @@ cdef enum:
 cdef class VmCore:
     cdef Vm* vm
     cdef CodeMemory code
-    cdef object translator   # TranslatorOwner, or None: interpret only
+    cdef readonly object translator  # TranslatorOwner, or None: interpret only
     cdef object level_eoi    # called with a vector
 
     cdef void _free_slot(self, Slot* slot)
