@@ -1,28 +1,21 @@
-"""Putting a machine together: the PC that every guest gets, a Linux guest's parts, a bare image.
+"""Putting a Linux guest together: the PC of pc.py, virtio devices, kernel and initramfs.
 
-Nothing here runs a guest; vm.py and image_vm.py do. Whoever gets a Machine from here closes it.
+Nothing here runs a guest; vm.py does. Whoever gets a LinuxGuest from here closes it.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from barevisor.board import acpi, power
-from barevisor.board import map as board_map
+from barevisor.board import acpi
 from barevisor.board.machine import Machine
-from barevisor.board.pci import PciHost
-from barevisor.boot import image, linux, multiboot, pvh
-from barevisor.boot.files import map_file
+from barevisor.boot import image, linux
 from barevisor.boot.image import Kind
-from barevisor.config import NONE, ImageConfig, VmConfig
-from barevisor.cpu.engine import CpuState, Engine, MachineSpec
-from barevisor.devices.i8042 import I8042
-from barevisor.devices.rtc import Rtc
-from barevisor.devices.serial import Serial
+from barevisor.config import NONE, VmConfig
+from barevisor.cpu.engine import Engine
 from barevisor.devices.virtio.console import Console
 from barevisor.devices.virtio.device import VirtioDevice
 from barevisor.devices.virtio.fs import Fs
@@ -34,12 +27,9 @@ from barevisor.guest import kernel as kernels
 from barevisor.guest.agent import AgentClient
 from barevisor.guest.cache import Progress, cache_dir
 from barevisor.guest.cmdline import kernel_command_line
+from barevisor.pc import Output, build_board, cache_memory, make_machine
 
 AGENT_PORT = "barevisor.agent"
-WAKE_POLL = 0.005
-"""Seconds between looks for what wakes a machine from S3."""
-
-Output = Callable[[bytes], None]
 
 
 @dataclass(slots=True)
@@ -77,51 +67,6 @@ class LinuxGuest:
                 device.close()
 
 
-def _machine(config: VmConfig | ImageConfig, engine: Engine, model: str = "host") -> Machine:
-    stats = None
-    if config.stats:
-        from barevisor.board.stats import Stats
-
-        stats = Stats()
-    spec = MachineSpec(cpus=config.cpus, cpu_model=model)
-    if model == "common":
-        from barevisor.engines import common_features
-
-        spec = MachineSpec(cpus=config.cpus, features=common_features())
-    return Machine(engine, spec, config.memory, stats=stats)
-
-
-@dataclass(slots=True)
-class Board:
-    """The devices of every machine that others need to reach."""
-
-    pci: PciHost
-    serial: Serial
-    rtc: Rtc
-
-
-def build_board(machine: Machine, serial_output: Output, *, legacy_pci: bool = True) -> Board:
-    """The PC: serial port, clock, power and reset, PCI; `legacy_pci`: also through ports."""
-    serial = Serial(serial_output, machine.irq(board_map.GSI_COM1).set)
-    machine.ports.add(board_map.PORT_COM1, 8, serial, "com1")
-    rtc = Rtc(machine.irq(board_map.GSI_RTC).set)
-    machine.ports.add(board_map.PORT_RTC, 2, rtc, "rtc")
-    machine.ports.add(board_map.PORT_I8042_DATA, 8, I8042(machine.end), "i8042")
-    reset = power.attach(machine.ports, machine.end)
-    pci = PciHost(
-        machine.ports, machine.memory, machine.msi,
-        mmio=(board_map.PCI_MMIO, board_map.PCI_MMIO_SIZE),
-        mmio64=(board_map.PCI_MMIO64, board_map.PCI_MMIO64_SIZE),
-        ecam=board_map.PCI_ECAM,
-        ecam_memory=machine.add_readonly(board_map.PCI_ECAM, board_map.PCI_ECAM_SIZE),
-        legacy=legacy_pci,
-    )  # fmt: skip
-    pci.on_reset = reset.write
-    if not legacy_pci:
-        machine.ports.add(board_map.PORT_RESET, 1, reset, "reset")
-    return Board(pci, serial, rtc)
-
-
 # ---- a Linux guest -----------------------------------------------------------------------
 
 
@@ -140,7 +85,7 @@ def linux_guest(
     archive = initrd.build_initrd(kernel, _setup(config))
     phases.mark("kernel")
     devices: list[VirtioDevice] = []
-    machine = _machine(config, engine, config.cpu)
+    machine = make_machine(config, engine, config.cpu)
     try:
         ecam = kernels.has_ecam(kernel)
         board = build_board(machine, console_output, legacy_pci=not ecam)
@@ -160,7 +105,7 @@ def linux_guest(
         text = kernel_command_line(verbose=config.verbose, append=config.append, ecam=ecam)
         rsdp = acpi.install(machine.ram, config.cpus)
         machine.vcpus[0].set_state(linux.load(machine.ram, prepared, text, archive, rsdp))
-        _cache_memory(machine)
+        cache_memory(machine)
     except BaseException:
         machine.close()
         for device in devices:
@@ -175,12 +120,6 @@ def _prepare(path: Path) -> linux.Linux:
     if opened.kind is Kind.MULTIBOOT:
         raise ConfigError(f"{path}: a {opened.kind.value}, not Linux", "add --no-root to run it")
     return linux.prepare(opened, cache_dir() / "unpacked")
-
-
-def _cache_memory(machine: Machine) -> None:
-    """What the other CPUs' firmware would have set up for Linux."""
-    for vcpu in machine.vcpus[1:]:
-        vcpu.set_state(linux.cached(vcpu.get_state()))
 
 
 def _setup(config: VmConfig) -> initrd.Setup:
@@ -219,81 +158,3 @@ def _connect(agent: Console) -> AgentClient:
 
 def _send(send: Callable[[bytes], int], data: bytes) -> None:
     send(data)
-
-
-# ---- a bare image ------------------------------------------------------------------------
-
-
-def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Output) -> tuple[
-    Machine, Serial
-]:  # fmt: skip
-    """A machine with `config`'s image in its RAM. Raises ConfigError, HostError, EngineError."""
-    opened = image.open_image(config.kernel)
-    module = map_file(config.initrd) if config.initrd is not None else None
-    prepared = None
-    if opened.kind in (Kind.BZIMAGE, Kind.LINUX):
-        prepared = linux.prepare(opened, cache_dir() / "unpacked")
-    # Nobody saves a test image's machine, so the engine may show all that it can.
-    model = "max" if config.testdev and engine.name == "bt" else "host"
-    machine = _machine(config, engine, model)
-    try:
-        board = build_board(machine, serial)
-        _test_devices(config, machine, board, debug)
-        board.pci.assign()
-        rsdp = acpi.install(machine.ram, config.cpus, fixed=config.testdev)
-        machine.vcpus[0].set_state(_load(config, opened, prepared, module, machine, rsdp))
-        if prepared is not None:
-            _cache_memory(machine)
-    except BaseException:
-        machine.close()
-        raise
-    return machine, board.serial
-
-
-def _wake(machine: Machine, rtc: Rtc) -> None:
-    """ACPI S3, on vCPU 0's thread: RAM stays, and once the clock's alarm has come the CPU goes on
-    in real mode at the FACS's waking vector (ACPI 6.5, 5.2.10)."""
-    while not rtc.alarmed and not machine.ending:
-        time.sleep(WAKE_POLL)
-    vector = int.from_bytes(machine.ram.read(acpi.FACS_WAKING_VECTOR, 4), "little") & 0xFFFFF
-    state = CpuState(tsc=machine.vcpus[0].get_state().tsc)
-    state.cs = replace(state.cs, selector=vector >> 4, base=vector & 0xFFFF0)
-    state.regs.rip = vector & 0xF
-    machine.vcpus[0].set_state(state)
-
-
-def _test_devices(config: ImageConfig, machine: Machine, board: Board, debug: Output) -> None:
-    if config.testdev:
-        from barevisor.devices import testdev, testpower
-
-        def suspend() -> None:
-            if len(machine.vcpus) == 1:  # the others of several would have to be stopped
-                _wake(machine, board.rtc)
-
-        testpower.attach(machine.ports, machine.end, suspend)
-
-        testdev.attach(
-            machine.ports, machine.memory, machine.ram,
-            cpus=config.cpus, irq=machine.irq, end=machine.end,
-        )  # fmt: skip
-    if config.debugcon:
-        from barevisor.devices.debugcon import DebugConsole
-
-        machine.ports.add(board_map.PORT_DEBUGCON, 1, DebugConsole(debug), "debug console")
-
-
-def _load(
-    config: ImageConfig,
-    opened: image.Image,
-    prepared: linux.Linux | None,
-    module: memoryview | None,
-    machine: Machine,
-    rsdp: int,
-) -> CpuState:
-    arguments = " ".join(config.arguments)
-    if prepared is not None:
-        return linux.load(machine.ram, prepared, arguments, module or b"", rsdp)
-    if opened.kind is Kind.MULTIBOOT:
-        words = " ".join([os.fspath(config.kernel), *config.arguments])
-        return multiboot.load(machine.ram, opened.data, words, module)
-    return pvh.load(machine.ram, opened.data, arguments, module or b"", rsdp)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from barevisor.assembly import bare_image
 from barevisor.board.machine import Outcome
 from barevisor.config import ImageConfig
 from barevisor.devices.serial import Serial
 from barevisor.engines import choose
 from barevisor.errors import GuestCrash
+from barevisor.pc import bare_image
 
 ENDS = {
     "triple-fault": "the image died of a triple fault",

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import selectors
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from barevisor.cpu.kvm import abi, ioctls
 from barevisor.errors import EngineError
 
+if TYPE_CHECKING:
+    from selectors import BaseSelector
+
+EVENT_READ = 1  # selectors.EVENT_READ
 DEASSIGN = 1 << 2  # KVM_IOEVENTFD_FLAG_DEASSIGN
 
 
-@dataclass(frozen=True, slots=True)
-class _Bell:
+class _Bell(NamedTuple):
     fd: int
     size: int
     on_write: Callable[[int], None]
@@ -31,7 +33,7 @@ class Doorbells:
         self._vm_fd = vm_fd
         self._bells: dict[int, _Bell] = {}
         self._lock = threading.Lock()
-        self._selector: selectors.BaseSelector | None = None
+        self._selector: BaseSelector | None = None
         self._wake = -1
         self._thread: threading.Thread | None = None
 
@@ -47,7 +49,7 @@ class Doorbells:
                 os.close(fd)
                 raise
             self._bells[gpa] = bell = _Bell(fd, size, on_write)
-            self._started().register(fd, selectors.EVENT_READ, bell)
+            self._started().register(fd, EVENT_READ, bell)
 
     def remove(self, gpa: int) -> None:
         """Unknown addresses are ignored. A call already under way may still end after this."""
@@ -61,11 +63,13 @@ class Doorbells:
             self._selector.unregister(bell.fd)
             os.close(bell.fd)
 
-    def _started(self) -> selectors.BaseSelector:
+    def _started(self) -> BaseSelector:
         if self._selector is None:
-            self._selector = selectors.EpollSelector()
+            from selectors import EpollSelector  # a machine without doorbells needs none
+
+            self._selector = EpollSelector()
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._selector.register(self._wake, selectors.EVENT_READ, None)
+            self._selector.register(self._wake, EVENT_READ, None)
             self._thread = threading.Thread(target=self._serve, name="kvm-doorbells", daemon=True)
             self._thread.start()
         return self._selector
