@@ -165,6 +165,23 @@ def test_stop_ends_a_loop_with_interrupts_off_and_reports_where() -> None:
     assert "<eb> fe" in text
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_halt_with_interrupts_off_is_the_end(cpus: int) -> None:
+    outcome = Pc(cpus).run(boot_multiboot("cli\nagain:\nhlt\njmp again"))
+    assert outcome is not None
+    assert (outcome.kind, outcome.detail) == ("halted", "every vCPU halted with interrupts off")
+
+
+def test_a_guest_that_waits_for_an_interrupt_is_left_alone() -> None:
+    pc = Pc()
+    m = pc.machine
+    data = images.multiboot_elf(bytes.fromhex("fb f4 ebfc"), AT)  # sti; hlt, for ever
+    m.vcpus[0].set_state(multiboot.load(m.ram, memoryview(data), "idle"))
+    m.start()
+    assert m.wait(3.5) is None
+    m.close()
+
+
 def test_pause_and_resume_a_running_guest() -> None:
     pc = Pc()
     m = pc.machine

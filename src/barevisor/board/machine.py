@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from barevisor.board import map as board_map
+from barevisor.board import stuck
 from barevisor.board.bus import Bus
 from barevisor.board.irq import IrqLine, IrqSource
 from barevisor.board.ram import GuestRam
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 STACK_SIZE = 64 << 20
 """Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
+ALL_HALTED = "every vCPU halted with interrupts off"
 MAX_OWED = 1000
 """Exits that one instruction may still make before its CPU can move: more than any makes."""
 KICK_TIMEOUT = 10.0
@@ -105,6 +108,8 @@ class Machine:
         self._held: frozenset[int] = frozenset()
         self._gone = 0
         self._halted: set[int] = set()
+        self._asked: set[int] | None = None
+        self._forever: set[int] = set()
         self._dormant: set[int] = set()
         self._outcome: Outcome | None = None
         self._failure: BaseException | None = None
@@ -237,7 +242,7 @@ class Machine:
         Re-raises an exception that a device or an engine raised (a bug of ours)."""
         if not self._threads:
             raise RuntimeError("the machine was not started")
-        if not self._ended.wait(timeout):
+        if not self._wait_ended(timeout):
             return None
         for thread in self._threads:
             thread.join(KICK_TIMEOUT)
@@ -252,6 +257,48 @@ class Machine:
             state = self.vcpus[outcome.vcpu].get_state()
             self._outcome = outcome = outcome._replace(state=state)
         return outcome
+
+    def _wait_ended(self, timeout: float | None) -> bool:
+        """As Event.wait, with a look at sleeping CPUs now and then (board/stuck.py)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        sleepers = stuck.Sleepers()
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            look = stuck.LOOK_SECONDS
+            if self._ended.wait(look if left is None else min(left, look)):
+                return True
+            if left is not None and left <= look:
+                return False
+            if self._want == "run" and not self.debugger and sleepers.doubtful(self._threads):
+                self._ask()
+                sleepers.asked(self._threads)
+
+    def _ask(self) -> None:
+        """Every vCPU looks whether it sleeps for good; when all do, that is the end."""
+        with self._cond:
+            self._asked, self._forever = set(), set()
+        for vcpu in self.vcpus:
+            vcpu.kick()
+        with self._cond:
+            self._cond.wait_for(
+                lambda: self._want != "run" or len(self._asked or ()) == len(self.vcpus),
+                stuck.LOOK_SECONDS,
+            )
+            self._asked = None
+
+    def _look(self, vcpu: Vcpu) -> None:
+        """On a vCPU's thread: the answer to `_ask`."""
+        forever = stuck.for_good(vcpu.get_state())
+        with self._cond:
+            if self._asked is None:
+                return
+            self._asked.add(vcpu.index)
+            if forever:
+                self._forever.add(vcpu.index)
+            self._cond.notify_all()
+            if len(self._forever) < len(self.vcpus):
+                return
+        self.end("halted", ALL_HALTED)
 
     def pause(self) -> bool:
         """Return once no vCPU executes; False: the machine is ending, and some may. Once it has
@@ -430,6 +477,8 @@ class Machine:
                             run = vcpu.run
                         if self._halted:
                             self._survey(vcpu)
+                        if self._asked is not None:
+                            self._look(vcpu)
                     case Halted():
                         self._halt(vcpu)
                         return
@@ -554,8 +603,7 @@ class Machine:
 
     def _check_all_halted(self, index: int) -> None:
         if self._want != "stop" and len(self._halted | self._dormant) == len(self.vcpus):
-            detail = "every vCPU halted with interrupts off"
-            self._outcome = self._outcome or Outcome("halted", detail, 0, index)
+            self._outcome = self._outcome or Outcome("halted", ALL_HALTED, 0, index)
             self._want = "stop"
             self._cond.notify_all()
             for vcpu in self.vcpus:
