@@ -183,7 +183,7 @@ detach
 @needs_gdb
 def test_linux_guest(kernel: None, gdb: object) -> None:
     """Stopped at its first instruction, on its way, and in a program; it never notices."""
-    count = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done $i"
+    count = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done $i"
     with booted(Vm(engine="bt", gdb=":0")) as vm:
         assert vm.gdb_address is not None
         client = gdb(vm.gdb_address, "p/x $efer", "stepi", "stepi", *LINUX.splitlines())  # type: ignore[operator]
@@ -194,7 +194,7 @@ def test_linux_guest(kernel: None, gdb: object) -> None:
         client.interrupt()
         text = client.finish()
         out, _ = process.communicate(timeout=100)
-        assert out == b"done 20000\n"
+        assert out == b"done 200000\n"
         assert process.wait(10) == 0
         assert vm.run(["uname"], timeout=30).stdout == b"Linux\n"
     assert "= 0x500" in text
@@ -208,7 +208,7 @@ def test_linux_guest(kernel: None, gdb: object) -> None:
 
 def test_two_cpus_of_a_linux_guest(kernel: None) -> None:
     """Hot code on both is stopped; one steps while the other is held, or runs."""
-    count = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done; echo $i"
+    count = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo $i"
     with booted(Vm(engine="bt", cpus=2, gdb=":0,nowait")) as vm:
         vm.wait_ready(60)
         busy = [vm.popen(["sh", "-c", count]) for _ in range(2)]
@@ -235,7 +235,7 @@ def test_two_cpus_of_a_linux_guest(kernel: None) -> None:
         assert client.ask(b"D") == b"OK"
         client.close()
         for process in busy:
-            assert process.communicate(timeout=60)[0] == b"40000\n"
+            assert process.communicate(timeout=60)[0] == b"100000\n"
 
 
 @needs_gdb
