@@ -31,6 +31,7 @@ from barevisor.testing.asm import assemble
 
 GUARD = 1 << 20
 ROM_AT, ROM_SIZE = 0xF0000000, 0x10000
+PKE, PKS, PKRS = 1 << 22, 1 << 24, 0x6E1
 KICK_EVERY = 0.003
 MAX_CPU_SECONDS = 0.25
 """CPU time that one `run` may take: a kick arrives every KICK_EVERY, so this is a hang."""
@@ -231,6 +232,9 @@ def state(rng: random.Random, mode: str, image: micro.Image) -> engine.CpuState:
         s.cr4 |= 0x40600
         s.xcr0 = 7
     if rng.random() < 0.1:
+        s.cr4 |= PKE | PKS
+        s.msrs[PKRS] = rng.getrandbits(32)
+    if rng.random() < 0.1:
         s.dr = [number(rng) for _ in range(4)]
         s.dr7 = rng.getrandbits(32) | 0x400
     if rng.random() < 0.3:
@@ -329,7 +333,7 @@ class Box:
     def restart(self, irqchip: bool) -> tuple[engine.EngineVm, engine.Vcpu]:
         if self.vm is not None:
             self.vm.close()
-        self.vm = vm = self.kind.create_vm(engine.MachineSpec(irqchip=irqchip))
+        self.vm = vm = self.kind.create_vm(engine.MachineSpec(irqchip=irqchip, cpu_model="max"))
         # JUSTIFICATION: guest memory; the room outlives the VM.
         vm.set_memory(0, 0, micro.RAM_SIZE, self.ram)
         vm.set_memory(1, ROM_AT, ROM_SIZE, self.rom, readonly=True)

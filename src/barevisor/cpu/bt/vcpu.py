@@ -591,9 +591,10 @@ class BtVcpu:
         cpu.debug_step = stepping
         if kick:
             wake(cpu, ATT_KICK)
-        if cpu.exit_reason == EXIT_DEBUG and cpu.stop_why == STOP_STEP and not stepping:
-            cpu.stop_why = STOP_NONE
-            return
+        if cpu.stop_why == STOP_STEP and not stepping:
+            cpu.stop_why = STOP_NONE  # also where the step ended in an exit of its own
+            if cpu.exit_reason == EXIT_DEBUG:
+                return
         done = self._woken(why) if cpu.exit_reason == EXIT_HALTED else self._exit()
         if done is not None:
             self.waiting.append(done)
