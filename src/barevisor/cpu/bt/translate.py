@@ -203,6 +203,8 @@ def _rule_of(
     act: u32 = _rule[f.exec]
     if gate(w.cpu, f, w.mode) >= 0:
         return ACT_END
+    if act == ACT_PAUSE and w.cpu.vm.ncpus > 1:
+        return ACT_STEP  # its handler yields to the CPU that this one waits for
     if act == ACT_COPY:
         if f.hint == _lea_hint[0]:
             if insn.mem and _addressable(insn, offset):
