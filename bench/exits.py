@@ -197,7 +197,7 @@ def main() -> int:
         return 0
     for row in rows:
         print(f"{row['ms']:>11.1f} ms {row['count']:>8}  {row['name']}")
-    print(f"{million:.0f} million guest instructions")
+    print(f"{million:.0f} million guest instructions counted (BAREVISOR_BT=interpret counts all)")
     return 0
 
 

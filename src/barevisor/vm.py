@@ -283,7 +283,7 @@ class Vm:
         self._client().sync(timeout)
 
     def instructions(self) -> int:
-        """Guest instructions executed so far; 0 where the engine does not count (kvm)."""
+        """Guest instructions counted so far (Vcpu.instructions): translated code is not counted."""
         guest = self._guest
         return 0 if guest is None else sum(v.instructions() for v in guest.machine.vcpus)
 

@@ -37,12 +37,22 @@ def why_not(name: str) -> str:
     return "" if found else "barevisor.cpu.bt.vm is not built"
 
 
-@pytest.fixture(params=["kvm", "bt"], scope="session")
+@pytest.fixture(params=["kvm", "bt-interpret", "bt-translate"], scope="session")
 def kind(request: pytest.FixtureRequest) -> Engine:
-    reason = why_not(request.param)
+    name = request.param.partition("-")[0]
+    reason = why_not(name)
     if reason:
         pytest.skip(reason)
-    return select(request.param)[0]
+    return select(name)[0]
+
+
+@pytest.fixture(autouse=True)
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row runs on bt twice: interpreted, and with every block translated at its first run."""
+    if "kind" in request.fixturenames:
+        mode = request.node.callspec.params["kind"].partition("-")[2]
+        if mode:
+            monkeypatch.setenv("BAREVISOR_BT", mode)
 
 
 @pytest.fixture(scope="session")

@@ -322,7 +322,8 @@ class Vcpu(Protocol):
         """Guest-physical address of a linear address by the current page tables, or None."""
 
     def instructions(self) -> int:
-        """Guest instructions retired so far; 0 where the engine cannot count (kvm)."""
+        """Guest instructions that the engine has counted so far: 0 on kvm; on bt those that it
+        interpreted, which with BAREVISOR_BT=interpret are all."""
 
     def rip(self) -> int:
         """RIP as it is after the last exit (an unanswered read has not happened yet), cheaply:

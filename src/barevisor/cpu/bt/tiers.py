@@ -1,4 +1,8 @@
-"""Which tiers of the engine run: BAREVISOR_BT=interpret|translate, and what the host allows."""
+"""Which tiers of the engine run, and what the host allows.
+
+BAREVISOR_BT: unset, blocks are interpreted until they have run often enough to be translated;
+`interpret`, none is translated; `translate`, each is at its first run (for tests: slower to start).
+"""
 
 from __future__ import annotations
 
@@ -59,4 +63,4 @@ def translator() -> TranslatorOwner | None:
         raise EngineError(f"BAREVISOR_BT={wanted}: {reason}", "BAREVISOR_BT=interpret")
     from barevisor.cpu.bt.tier import TranslatorOwner
 
-    return TranslatorOwner(CODE_BYTES, int(os.environ.get("BAREVISOR_BT_AFTER", RUNS)))
+    return TranslatorOwner(CODE_BYTES, 1 if wanted else RUNS)
