@@ -328,8 +328,10 @@ def _interpret(
         tr.steps[block.ops[0].row] += 1
         status = block.ops[0].handler(cpu, block.ops)
     cpu.status = status
-    if status != ST_NEXT or cpu.exit_reason or flags & SITE_DISPATCH:
+    if status != ST_NEXT or cpu.exit_reason:
         return 0
+    if flags & SITE_DISPATCH:
+        return _onward(cpu, tr)
     if cpu.rip != next_rip or cpu.mode != mode or cpu.cpl != cpl or cpu.vm.flushes != flushes:
         return 0
     if cpu.timer_deadline != cpu.armed_deadline:
@@ -345,6 +347,29 @@ def _interpret(
         return 0
     _select(cpu, tr, False)
     return _go_on(cpu, tr, trace, next_at, flags)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _onward(cpu: cython.pointer(Cpu), tr: cython.pointer(Translator)) -> u64:
+    """Behind a system instruction: on in the translation at cpu.rip, if there is one and nothing
+    else is to be done first; else 0."""
+    trace: cython.pointer(Block)
+    if cpu.timer_deadline != cpu.armed_deadline:
+        timer_arm(cpu)
+    if (cpu.budget | cpu.urgent) < 0 or must_step(cpu) or cpu.tlb == cpu.tlb_blank:
+        return 0
+    if cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF):
+        return 0
+    trace = _trace_at(cpu, cpu.rip)
+    if trace == cython.NULL:
+        return 0
+    cpu.page_va = cpu.rip & PAGE_MASK
+    cpu.resume_vec = 0
+    cpu.resume_flags = 0
+    _select(cpu, tr, False)
+    return trace.entry + TRACE_INNER
 
 
 @cython.cfunc

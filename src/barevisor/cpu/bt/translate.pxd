@@ -38,6 +38,9 @@ cdef enum:                   # rules, in an order that the code uses
     ACT_JMP_IND = 23
     ACT_JCC = 12
     ACT_STEP = 13
+    ACT_CLI = 14             # at CPL 0; else the interpreter
+    ACT_STI = 15
+    ACT_SWAPGS = 16
     ACT_LAST = 20            # from here on the trace ends
     ACT_JMP = 24
     ACT_END = 25             # the interpreter, and then the dispatcher

@@ -46,6 +46,7 @@ LOOK_AHEAD: u32 = cython.declare(u32, 12)
 NATIVE = {
     "nop": ACT_NOP, "prefetch": ACT_NOP, "pause": ACT_PAUSE,
     "clc": ACT_FLAG, "stc": ACT_FLAG, "cmc": ACT_FLAG,
+    "cli": ACT_CLI, "sti": ACT_STI, "swapgs": ACT_SWAPGS,
     "vzeroupper": ACT_VZERO, "vzeroall": ACT_VZERO, "jmp_rel": ACT_JMP,
 }  # fmt: skip
 """Exec names besides the binder's shapes that become host code."""
@@ -55,6 +56,11 @@ FIELD_PAGE_VA: u32 = cython.declare(u32)
 FIELD_TARGET: u32 = cython.declare(u32)
 FIELD_URGENT: u32 = cython.declare(u32)
 FIELD_VEC_LIVE: u32 = cython.declare(u32)
+FIELD_CPL: u32 = cython.declare(u32)
+FIELD_ATTENTION: u32 = cython.declare(u32)
+FIELD_SYSFLAGS: u32 = cython.declare(u32)
+FIELD_KERNEL_GS: u32 = cython.declare(u32)
+FIELD_GS_BASE: u32 = cython.declare(u32)
 
 
 @cython.cfunc
@@ -67,6 +73,7 @@ def _field(at: cython.p_void) -> u32:
 
 @cython.cfunc
 def _fields() -> cython.void:
+    global FIELD_CPL, FIELD_ATTENTION, FIELD_SYSFLAGS, FIELD_KERNEL_GS, FIELD_GS_BASE
     global FIELD_SEGBASE, FIELD_PAGE_VA, FIELD_TARGET, FIELD_URGENT, FIELD_VEC_LIVE
     none: cython.pointer(Cpu) = cython.NULL
     FIELD_SEGBASE = _field(cython.address(none.segbase[0]))
@@ -74,6 +81,11 @@ def _fields() -> cython.void:
     FIELD_TARGET = _field(cython.address(none.target))
     FIELD_URGENT = _field(cython.address(none.urgent))
     FIELD_VEC_LIVE = _field(cython.address(none.vec_live))
+    FIELD_CPL = _field(cython.address(none.cpl))
+    FIELD_ATTENTION = _field(cython.address(none.attention))
+    FIELD_SYSFLAGS = _field(cython.address(none.sysflags))
+    FIELD_KERNEL_GS = _field(cython.address(none.kernel_gs_base))
+    FIELD_GS_BASE = _field(cython.address(none.segs[SEG_GS].base))
 
 
 _fields()
@@ -211,7 +223,7 @@ def _rule_of(
                 return ACT_LEA
             return ACT_STEP
         return ACT_COPY if _copyable(insn, f, offset, w.mode) else ACT_STEP
-    if act >= ACT_PUSH and act != ACT_JCC and act != ACT_STEP and act != ACT_JMP:
+    if ACT_PUSH <= act <= ACT_LEAVE or ACT_CALL <= act <= ACT_JMP_IND:
         if insn.osize != 8 or (insn.mem and not _addressable(insn, offset)):
             act = ACT_STEP
         elif (act == ACT_POP and insn.mem) or (act == ACT_RET and insn.imm & 0xFFFF > 0x7000):
@@ -332,7 +344,7 @@ def _liveness(w: cython.pointer(Work)) -> cython.void:
         w.live[i] = cython.cast(u16, now)
         if act == ACT_JCC:
             now |= _condition_flags(w.insns[i].opcode) | _needed(w, _target(w, i))
-        elif act == ACT_STEP or act == ACT_END:
+        elif act >= ACT_STEP and act != ACT_CALL and act != ACT_JMP:
             now = ALL_FLAGS
         elif act == ACT_COPY or act == ACT_FLAG:
             now = (now & ~overwrites(cython.address(w.insns[i]), f)) | (f.flags_read & ALL_FLAGS)
@@ -1081,6 +1093,36 @@ def _step(w: cython.pointer(Work), i: u32) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _privileged(w: cython.pointer(Work), i: u32) -> cython.void:
+    """CLI, STI and SWAPGS at CPL 0, which a kernel executes at each entry and lock. STI is done
+    here only while nothing waits to be delivered, so that its shadow makes no difference."""
+    a: cython.pointer(Asm) = w.a
+    act: u32 = w.act[i]
+    site: cython.pointer(Site)
+    _saved(w)
+    site = _site(w, i, SITE_STEP)
+    gs_test(a, FIELD_CPL)
+    _fragment(w, FRAG_CALL, jcc(a, CC_NE), site)
+    if act == ACT_STI:
+        gs_test(a, FIELD_ATTENTION)
+        _fragment(w, FRAG_CALL, jcc(a, CC_NE), site)
+        gs_op(a, 0x81, 1, FIELD_SYSFLAGS, 0)  # or
+        a4(a, FLAG_IF)
+    elif act == ACT_CLI:
+        gs_op(a, 0x81, 4, FIELD_SYSFLAGS, 0)  # and
+        a4(a, ~cython.cast(u32, FLAG_IF))
+    else:
+        gs_load(a, S0, FIELD_SEGBASE + 8 * SEG_GS)
+        gs_load(a, S1, FIELD_KERNEL_GS)
+        gs_store(a, S0, FIELD_KERNEL_GS)
+        gs_store(a, S1, FIELD_SEGBASE + 8 * SEG_GS)
+        gs_store(a, S1, FIELD_GS_BASE)
+    w.flags = IN_MEMORY
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _one(w: cython.pointer(Work), i: u32) -> cython.void:
     """Instruction i."""
     act: u32 = w.act[i]
@@ -1118,6 +1160,8 @@ def _one(w: cython.pointer(Work), i: u32) -> cython.void:
         a1(w.a, 0xC5)
         a1(w.a, 0xFC if insn.vex_l else 0xF8)
         a1(w.a, 0x77)
+    elif ACT_CLI <= act <= ACT_SWAPGS:
+        _privileged(w, i)
     elif act != ACT_NOP:
         _step(w, i)
     for n in range(first, w.tr.count):
