@@ -43,6 +43,8 @@ def why_not(row: MicroGuest, kinds: tuple[str, str], emulated: bool) -> str:
         return ""
     if emulated and row.not_emulated:
         return f"/dev/kvm here {row.not_emulated}"
+    if nest.inside() and row.mode in ("prot16", "prot32"):
+        return "QEMU's TCG ends at a busy 32-bit TSS in a VMCB, which is how bt leaves it"
     return f"QEMU's TCG {row.not_nested}" if nest.inside() and row.not_nested else ""
 
 
