@@ -53,6 +53,10 @@ class EngineError(HostError):
     exit_code = 123
 
 
+class AddressTaken(EngineError):
+    """An engine needs addresses of this process that are in use: memory elsewhere may do."""
+
+
 class GuestTimeout(BarevisorError):
     """The guest did not finish in the time that the user allowed."""
 

@@ -23,7 +23,7 @@ from barevisor.cpu.engine import (
     Shutdown,
     SystemEvent,
 )
-from barevisor.errors import ConfigError, EngineError, GuestError
+from barevisor.errors import AddressTaken, ConfigError, EngineError, GuestError
 from barevisor.testing.fake_engine import FakeEngine, FakeVcpu, FakeVm, Step
 
 MIB = 1 << 20
@@ -243,6 +243,34 @@ def test_ram_is_split_at_3_gib_and_writes_are_told() -> None:
         m.ram.write(0x1000, b"abc")
         m.ram.write(0x2000, bytes(MIB))
         assert engine.vm.written == [(0x1000, 3), (0x2000, MIB)]
+
+
+class Picky(FakeVm):
+    """Takes RAM at the third address that it is offered, read-only memory at the second."""
+
+    def set_memory(
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
+    ) -> None:
+        super().set_memory(slot, gpa, size, host_address, readonly=readonly)
+        self.offered = (*getattr(self, "offered", ()), host_address)
+        if len(self.offered) in (1, 2, 4):
+            raise AddressTaken("not there")
+
+
+def test_memory_goes_where_the_engine_can_use_it() -> None:
+    class Engine(FakeEngine):
+        def create_vm(self, spec: MachineSpec) -> FakeVm:
+            return Picky(spec, [])
+
+    machine = Machine(Engine(), MachineSpec(), 4 * MIB)
+    try:
+        machine.add_readonly(0xE000_0000, 4096)
+        assert isinstance(machine.vm, Picky)
+        assert len(set(machine.vm.offered)) == 5
+        assert machine.vm.memory[0] == (0, 4 * MIB, machine.ram.host_address)
+        assert machine.vm.memory[1] == (0xE000_0000, 4096, machine.vm.offered[-1])
+    finally:
+        machine.close()
 
 
 def test_devices_let_go_before_the_memory_goes() -> None:

@@ -40,13 +40,15 @@ from barevisor.cpu.engine import (
     SystemEvent,
     Vcpu,
 )
-from barevisor.errors import EngineError, GuestError
+from barevisor.errors import AddressTaken, EngineError, GuestError
 
 if TYPE_CHECKING:
     from barevisor.board.stats import Report, Stats
 
 STACK_SIZE = 64 << 20
 """Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
+PLACES = 8
+"""How many addresses are tried for memory that the engine refuses where it is."""
 ALL_HALTED = "every vCPU halted with interrupts off"
 MAX_OWED = 1000
 """Exits that one instruction may still make before its CPU can move: more than any makes."""
@@ -131,7 +133,7 @@ class Machine:
             self.ram.close()
             raise
         try:
-            self._map_memory(self.vm)
+            self._place_memory(board_map.ram_ranges(memory_bytes))
             self.ram.on_write = self.vm.memory_written
             self.vcpus: list[Vcpu] = self._make_vcpus(self.vm)
         except BaseException:
@@ -139,6 +141,22 @@ class Machine:
             self.ram.close()
             raise
         self._lines = [IrqLine(partial(self._drive, gsi)) for gsi in range(board_map.GSI_COUNT)]
+
+    def _place_memory(self, ranges: list[tuple[int, int]]) -> None:
+        """Give the engine its RAM, at other addresses when it can't use those (AddressTaken)."""
+        refused: list[GuestRam] = []
+        try:
+            for _ in range(PLACES):
+                try:
+                    self._map_memory(self.vm)
+                    return
+                except AddressTaken:
+                    refused.append(self.ram)
+                    self.ram = GuestRam(ranges)
+            self._map_memory(self.vm)
+        finally:
+            for ram in refused:
+                ram.close()
 
     def _map_memory(self, vm: EngineVm) -> None:
         count = len(self.ram.ranges)
@@ -150,13 +168,21 @@ class Machine:
     def add_readonly(self, gpa: int, size: int) -> memoryview:
         """Memory that the guest reads without an exit, and whose stores come to the memory bus.
         Before `start`; both are whole pages. It lasts as long as the machine."""
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # JUSTIFICATION: engines map this address into the guest; `pages` outlives the VM.
-        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
         slot = len(self.ram.ranges) + len(self._readonly)
-        self.vm.set_memory(slot, gpa, size, address, readonly=True)
-        self._readonly.append((gpa, size, address, pages))
-        return memoryview(pages)
+        refused: list[mmap.mmap] = []
+        while True:
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            # JUSTIFICATION: engines map this address into the guest; `pages` outlives the VM.
+            address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+            try:
+                self.vm.set_memory(slot, gpa, size, address, readonly=True)
+            except AddressTaken:
+                refused.append(pages)  # kept until another address is found
+                if len(refused) == PLACES:
+                    raise
+                continue
+            self._readonly.append((gpa, size, address, pages))
+            return memoryview(pages)
 
     def _make_vcpus(self, vm: EngineVm) -> list[Vcpu]:
         made = [vm.create_vcpu(i) for i in range(self.spec.cpus)]

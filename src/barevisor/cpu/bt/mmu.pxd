@@ -34,6 +34,8 @@ cdef int store_slow(Cpu* cpu, u64 va, u32 size, void* data, u32 idx) noexcept no
 cdef int probe_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
 # The same, and the page goes into the TLB if stores to it may be direct. 0 or ST_FAULT
 cdef int prime_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
+# EXIT_INTERNAL: a text of at most 63 bytes, and an address
+cdef void internal_error(Cpu* cpu, const char* reason, u64 at) noexcept nogil
 cdef int prime_read(Cpu* cpu, u64 va, u32 idx) noexcept nogil
 # System structures: whatever the CPL, read/written as supervisor (implicit access)
 cdef int load_system(Cpu* cpu, u64 va, u32 size, void* out) noexcept nogil

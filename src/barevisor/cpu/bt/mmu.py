@@ -13,6 +13,7 @@ start. A memory-mapped store is the last thing an instruction does, so it leaves
 
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, kill_range, may_write
+from cython.cimports.barevisor.cpu.bt.lockstep import LOG_BYTES, LOG_STORES, StoreLog
 from cython.cimports.barevisor.cpu.bt.safepoint import vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.space import (
     space_flush,
@@ -26,6 +27,7 @@ from cython.cimports.barevisor.cpu.bt.stops import (
     watch_access,
     watch_page,
 )
+from cython.cimports.barevisor.cpu.bt.translate import Translator
 from cython.cimports.libc.string import memcpy, memset
 
 CR0_WP: u64 = cython.declare(u64, 1 << 16)
@@ -490,11 +492,26 @@ def _fill(
     entry.host = slot.host + (number << 12)
     entry.gpa = _tlb_gpa(cpu, va, walk)
     cpu.tlb_used[idx * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
-    if walk.writable and not slot.readonly and not slot.code_pages[number]:
+    if (
+        walk.writable
+        and not slot.readonly
+        and not slot.code_pages[number]
+        and not _in_lockstep(cpu.vm)
+    ):
         entry.wtag = page
         if may_write(cpu, slot, number):
             return
     entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _in_lockstep(vm: cython.pointer(Vm)) -> cython.bint:
+    """Does every store of the interpreter take the slow path, to be noted?"""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
+    return tr != cython.NULL and tr.lockstep
 
 
 @cython.cfunc
@@ -526,7 +543,7 @@ def fetch(
             return ST_FAULT
         slot = find_slot(cpu.vm, walk.gpa)
         if slot == cython.NULL:
-            _internal(cpu, b"instruction fetch outside RAM", walk.gpa)
+            internal_error(cpu, b"instruction fetch outside RAM", walk.gpa)
             return ST_EXIT
         if va >> 63 and not walk.global_page:
             cpu.private_code = 1
@@ -542,7 +559,7 @@ def fetch(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _internal(
+def internal_error(
     cpu: cython.pointer(Cpu), reason: cython.pointer(cython.const[cython.char]), gpa: u64
 ) -> cython.void:
     """EXIT_INTERNAL: the text in exit_data, an address in exit_gpa."""
@@ -629,7 +646,7 @@ def _mmio_store(
         return _mmio_store_more(cpu, gpa, size, data)
     if cpu.exit_reason or size > cython.sizeof(cpu.exit_data):
         # XSAVE to a device: hostile, and more than one exit can carry.
-        _internal(cpu, b"one store writes too much device memory", gpa)
+        internal_error(cpu, b"one store writes too much device memory", gpa)
         return ST_BREAK
     cpu.exit_reason = EXIT_MMIO_WRITE
     cpu.exit_gpa = gpa
@@ -660,7 +677,7 @@ def _mmio_store_more(
         return ST_BREAK
     while size:
         if cpu.exit_count == MAX_MMIO_DONE:
-            _internal(cpu, b"one instruction stores too much to device memory", gpa)
+            internal_error(cpu, b"one instruction stores too much to device memory", gpa)
             return ST_BREAK
         more = cython.address(cpu.mmio_done[cpu.exit_count])
         piece = 8 if size > 8 else size
@@ -773,10 +790,32 @@ def _store_page(
         return 0
     vm_lock(cpu.vm, cpu)
     dropped = _kill(cpu.vm, slot, walk.gpa, size)
+    _note_store(cpu.vm, slot.host + (walk.gpa - slot.gpa), size)
     _copy(cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), data, size)
     vm_unlock(cpu.vm)
     # Among thousands of blocks this is slow: a kick does not wait for the block's other stores.
     return ST_BREAK if dropped or cpu.attention & ATT_KICK else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _note_store(vm: cython.pointer(Vm), host: u64, size: u32) -> cython.void:
+    """Before a store, for lockstep.py: where, and what was there."""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
+    log: cython.pointer(StoreLog)
+    if tr == cython.NULL or not tr.logging:
+        return
+    log = cython.cast(cython.pointer(StoreLog), tr.log)
+    if log.count == LOG_STORES or size > LOG_BYTES:
+        log.overflow = 1
+        return
+    log.host[log.count] = host
+    log.size[log.count] = size
+    memcpy(
+        cython.address(log.before[LOG_BYTES * log.count]), cython.cast(cython.p_void, host), size
+    )
+    log.count += 1
 
 
 @cython.cfunc
@@ -806,6 +845,7 @@ def hold(cpu: cython.pointer(Cpu), va: u64, size: u32) -> cython.pointer(u8):
         return cython.NULL
     vm_lock(cpu.vm, cpu)
     cpu.dropped = _kill(cpu.vm, slot, gpa, size)
+    _note_store(cpu.vm, slot.host + (gpa - slot.gpa), size)
     return cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
 
 

@@ -15,6 +15,11 @@ cdef enum:
 ctypedef int (*enter_t)(u64 code) noexcept nogil
 ctypedef void (*load_gs_t)(u64 base) noexcept nogil
 
+# Run a translation; cpu.regs[REG_RIP] is its address. ST_*
+cdef int enter_trace(Cpu* cpu, Block* trace) noexcept nogil
+
+ctypedef int (*run_t)(Cpu* cpu, Block* trace) noexcept nogil
+
 cdef class TranslatorOwner:
     cdef Translator* tr
     cdef CodeMemory code

@@ -10,14 +10,20 @@ import cython
 from cython.cimports.barevisor.cpu.bt.access import next_op
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code, find_or_build, lookup_block
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
-from cython.cimports.barevisor.cpu.bt.codepages import find_slot
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot, may_write
 from cython.cimports.barevisor.cpu.bt.faults import (
     faults_forget,
     faults_install,
     faults_watch,
     timer_arm,
 )
-from cython.cimports.barevisor.cpu.bt.mmu import fetch, prime_read, prime_write
+from cython.cimports.barevisor.cpu.bt.mmu import (
+    ACCESS_WRITE,
+    fetch,
+    prime_read,
+    prime_write,
+    translate,
+)
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     resume_others,
     stop_others,
@@ -29,6 +35,7 @@ from cython.cimports.barevisor.cpu.bt.space import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stubs import stubs_write
 from cython.cimports.barevisor.cpu.bt.translate import *
+from cython.cimports.libc.stdlib import free
 from cython.cimports.posix.mman import (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -63,7 +70,7 @@ def _reserve(size: cython.size_t) -> cython.p_void:
 class TranslatorOwner:
     """Owns a VM's Translator and its code memory."""
 
-    def __cinit__(self, code_bytes: int, after: int):
+    def __cinit__(self, code_bytes: int, after: int, lockstep: bool = False):
         self.after = after
         self.code = CodeMemory(code_bytes)
         self.tr = cython.cast(cython.pointer(Translator), _reserve(cython.sizeof(Translator)))
@@ -73,6 +80,7 @@ class TranslatorOwner:
             _reserve(MAX_TRACES * cython.sizeof(cython.p_void)),
         )
         self.tr.limit = MAX_SITES
+        self.tr.lockstep = lockstep
         self.tr.mem = cython.address(self.code.mem)
         faults_install()
         faults_watch(self.tr)
@@ -87,6 +95,7 @@ class TranslatorOwner:
             munmap(self.tr.sites, MAX_SITES * cython.sizeof(Site))
         if self.tr.index != cython.NULL:
             munmap(self.tr.index, MAX_TRACES * cython.sizeof(cython.p_void))
+        free(self.tr.log)
         munmap(self.tr, cython.sizeof(Translator))
 
     def stats(self):
@@ -97,7 +106,7 @@ class TranslatorOwner:
             "drops": tr.drops, "ticks": tr.ticks, "code_bytes": tr.mem.used, "sites": tr.count,
             "memory": tr.calls[SITE_MEMORY], "interpreted": tr.calls[SITE_STEP],
             "exits": tr.calls[SITE_EXIT], "leaves": tr.calls[SITE_LEAVE],
-            "branches": tr.calls[SITE_BRANCH],
+            "branches": tr.calls[SITE_BRANCH], "compared": tr.compared,
         }  # fmt: skip
 
     def steps(self):
@@ -141,6 +150,14 @@ def run_trace(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
         return next_op(cpu, op)
     tr = cython.cast(cython.pointer(Translator), cpu.vm.translator)
     cpu.icount -= op.block.count
+    if tr.lockstep:
+        return cython.cast(run_t, tr.compare)(cpu, trace)
+    return enter_trace(cpu, trace)
+
+
+def enter_trace(cpu, trace):
+    """See tier.pxd."""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
     cpu.page_va = cpu.regs[REG_RIP] & PAGE_MASK
     cpu.resume_vec = 0
     cpu.resume_flags = 0
@@ -201,7 +218,7 @@ def _called(cpu: cython.pointer(Cpu)) -> u64:
         return _memory(cpu, tr, site)
     if site.kind == SITE_STEP:
         return _interpret(cpu, tr, site)
-    if site.kind == SITE_EXIT:
+    if site.kind == SITE_EXIT and not tr.lockstep:
         return _link(cpu, tr, site)
     if site.kind == SITE_BRANCH:
         return _branch(cpu, tr, site)
@@ -245,6 +262,8 @@ def _memory(
     write: u32 = site.flags & SITE_WRITE
     if (va & 0xFFF) + site.size > 4096:
         return _interpret(cpu, tr, site)
+    if write and tr.lockstep:
+        return _memory_in_lockstep(cpu, tr, site, va)
     if (entry.wtag if write else entry.rtag) != page:
         if write:
             if prime_write(cpu, va, site.size, cpu.mmu_idx):
@@ -260,6 +279,27 @@ def _memory(
     if not site.trace.valid:
         cpu.rip = cpu.page_va + site.offset
         return 0
+    cpu.missed_va = va
+    return _go_on(cpu, tr, site.trace, site.retry, 0)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _memory_in_lockstep(
+    cpu: cython.pointer(Cpu), tr: cython.pointer(Translator), site: cython.pointer(Site), va: u64
+) -> u64:
+    """A store's entry where the TLB has none for stores, because the interpreter's are noted."""
+    gpa: u64 = 0
+    slot: cython.pointer(Slot) = cython.NULL
+    if translate(cpu, va, ACCESS_WRITE, cpu.mmu_idx, cython.address(gpa)) == 0:
+        slot = find_slot(cpu.vm, gpa)
+    if slot == cython.NULL or slot.readonly or slot.code_pages[(gpa - slot.gpa) >> 12]:
+        return _interpret(cpu, tr, site)
+    # Not shared: gone at the next load of CR3, whether or not it is a global page.
+    space_fill(cpu.space, va, slot.host + ((gpa - slot.gpa) & PAGE_MASK), cpu.vm.write_shift, 0)
+    may_write(cpu, slot, (gpa - slot.gpa) >> 12)
+    slot.stores[2 * ((gpa - slot.gpa) >> 12)] = va & PAGE_MASK
     cpu.missed_va = va
     return _go_on(cpu, tr, site.trace, site.retry, 0)
 
@@ -334,6 +374,7 @@ def _interpret(
         return _onward(cpu, tr)
     if cpu.rip != next_rip or cpu.mode != mode or cpu.cpl != cpl or cpu.vm.flushes != flushes:
         return 0
+    tr.early = 1
     if cpu.timer_deadline != cpu.armed_deadline:
         timer_arm(cpu)
     if (
@@ -345,6 +386,7 @@ def _interpret(
         return 0
     if cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF):
         return 0
+    tr.early = 0
     _select(cpu, tr, False)
     return _go_on(cpu, tr, trace, next_at, flags)
 
@@ -428,7 +470,7 @@ def _branch(
         cpu.regs[4] -= site.undo
         return _interpret(cpu, tr, site)
     trace = _trace_at(cpu, va)
-    if trace == cython.NULL:
+    if trace == cython.NULL or tr.lockstep:
         return 0
     space_jump(cpu.space, va, trace.entry)
     cpu.resume_vec = 0

@@ -4,7 +4,7 @@ class TranslatorOwner:
     """Owns a VM's translator and its code memory of `code_bytes`; blocks are translated when
     they ran `after` times. Raises EngineError."""
 
-    def __init__(self, code_bytes: int, after: int) -> None: ...
+    def __init__(self, code_bytes: int, after: int, lockstep: bool = False) -> None: ...
     def stats(self) -> dict[str, int]:
         """What was translated since the start: counts, bytes, host TSC ticks; and how often
         translations called, by why."""

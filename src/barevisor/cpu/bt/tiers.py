@@ -1,7 +1,8 @@
 """Which tiers of the engine run, and what the host allows.
 
 BAREVISOR_BT: unset, blocks are interpreted until they have run often enough to be translated;
-`interpret`, none is translated; `translate`, each is at its first run (for tests: slower to start).
+`interpret`, none is translated; `translate`, each is at its first run (for tests: slower to start);
+`lockstep`, that, and each run of a translation is compared with the interpreter (very slow).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CODE_BYTES = 32 << 20
 """Host code of one VM's translations; when it is full all of it is dropped."""
 RUNS = 12
 """How often a block runs before it is translated: less makes a boot translate what runs once."""
-MODES = ("interpret", "translate")
+MODES = ("interpret", "translate", "lockstep")
 HWCAP2_FSGSBASE = 1 << 1
 AT_HWCAP2 = 26
 
@@ -47,7 +48,7 @@ def refusal() -> str:
     return ""
 
 
-def translator() -> TranslatorOwner | None:
+def translator(cpus: int) -> TranslatorOwner | None:
     """A new VM's translator; None where BAREVISOR_BT, or the host, says to interpret.
 
     Raises ConfigError for an unknown mode, EngineError when translation was asked for by name and
@@ -56,6 +57,8 @@ def translator() -> TranslatorOwner | None:
     wanted = os.environ.get("BAREVISOR_BT", "")
     if wanted and wanted not in MODES:
         raise ConfigError(f"BAREVISOR_BT={wanted}: no such mode", f"one of {', '.join(MODES)}")
+    if wanted == "lockstep" and cpus != 1:
+        raise ConfigError("BAREVISOR_BT=lockstep compares one CPU", "--cpus 1")
     reason = refusal()
     if wanted == "interpret" or (reason and not wanted):
         return None
@@ -63,4 +66,9 @@ def translator() -> TranslatorOwner | None:
         raise EngineError(f"BAREVISOR_BT={wanted}: {reason}", "BAREVISOR_BT=interpret")
     from barevisor.cpu.bt.tier import TranslatorOwner
 
-    return TranslatorOwner(CODE_BYTES, 1 if wanted else RUNS)
+    made = TranslatorOwner(CODE_BYTES, 1 if wanted else RUNS, wanted == "lockstep")
+    if wanted == "lockstep":
+        from barevisor.cpu.bt import lockstep
+
+        lockstep.enable(made)
+    return made

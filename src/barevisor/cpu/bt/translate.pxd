@@ -62,6 +62,7 @@ cdef enum:
 
 cdef enum:                   # Block.flags of traces
     TRACE_VEC = 1            # uses vector registers
+    TRACE_UNDEFINED = 16     # from this bit on: RFLAGS bits that are undefined at its end
 
 cdef enum:                   # Site.kind
     SITE_MEMORY = 0          # an access found no page-table entry: enter one, or interpret
@@ -118,7 +119,12 @@ cdef struct Translator:      # one for the VM
     u64 call_site            # what a site calls; four bytes with its number follow the call
     u64 load_vectors
     u32 stub_bytes           # code memory that stubs take: stays when the rest is dropped
-    u32 lockstep
+    u32 lockstep             # 1: compare each run of a trace with the interpreter
+    u32 early                # 1: left behind an interpreted instruction, in the middle
+    u32 logging              # 1: mmu.py notes stores in `log`
+    void* log                # StoreLog* (lockstep.pxd)
+    void* compare            # lockstep_run
+    u64 compared             # runs of traces that were compared
     u64 traces               # made since the start
     u64 guest_bytes
     u64 host_bytes

@@ -241,6 +241,17 @@ def _rule_of(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _repeatable(insn: cython.pointer(Insn), act: u32) -> cython.bint:
+    """For lockstep: does it run as host code, and twice with one result? Not RDRAND and RDSEED;
+    divisions are the interpreter's own, with other undefined flags."""
+    if ACT_STEP <= act < ACT_LAST or act == ACT_END or is_divide(insn):
+        return False
+    return not (insn.map == 1 and insn.opcode == 0xC7 and not insn.mem and not insn.vex)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _gather(w: cython.pointer(Work)) -> cython.void:
     """Decode from w.start up to the page's end, a jump, or TRACE_LIMIT."""
     pos: u32 = w.start
@@ -258,13 +269,16 @@ def _gather(w: cython.pointer(Work)) -> cython.void:
             insn.row = f.fallback
             f = facts(insn.row)
         act = _rule_of(w, insn, f, pos)
+        if w.tr.lockstep and not _repeatable(insn, act):
+            w.stuck = 1
+            break
         w.act[w.count] = cython.cast(u8, act)
         w.offset[w.count] = cython.cast(u16, pos)
         if act == ACT_VZERO or _uses_vectors(insn, f, act):
             w.vec = 1
         pos += insn.length
         w.count += 1
-        if act >= ACT_LAST:
+        if act >= ACT_LAST or (w.tr.lockstep and act == ACT_JCC):
             break
     w.end = pos
 
@@ -304,6 +318,8 @@ def _needed(w: cython.pointer(Work), target: i32) -> u32:
     _n: u32
     act: u32
     pos: i64 = target
+    if w.tr.lockstep:
+        return ALL_FLAGS
     for _n in range(LOOK_AHEAD):
         if not 0 <= pos < 4096:
             return pending
@@ -350,6 +366,21 @@ def _liveness(w: cython.pointer(Work)) -> cython.void:
             now = (now & ~overwrites(cython.address(w.insns[i]), f)) | (f.flags_read & ALL_FLAGS)
         w.live_in[i] = cython.cast(u16, now)
         i -= 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _undefined(w: cython.pointer(Work)) -> u32:
+    """Flags that the manual leaves undefined behind the trace: some CPUs keep what was there."""
+    i: u32
+    bits: u32 = 0
+    f: cython.pointer(RowFacts)
+    for i in range(w.count):
+        f = facts(w.insns[i].row)
+        if w.act[i] == ACT_COPY or w.act[i] == ACT_FLAG:
+            bits = (bits & ~cython.cast(u32, f.flags_written)) | f.flags_undefined
+    return bits & ALL_FLAGS
 
 
 @cython.cfunc
@@ -1397,7 +1428,7 @@ def translate_block(cpu, head):
     w.trace.size = cython.cast(u16, w.end - w.start)
     w.trace.count = cython.cast(u16, w.count)
     w.trace.valid = 1
-    w.trace.flags = TRACE_VEC if w.vec else 0
+    w.trace.flags = (TRACE_VEC if w.vec else 0) | _undefined(cython.address(w)) << TRACE_UNDEFINED
     w.trace.first_site = tr.count
     _liveness(cython.address(w))
     _write(cython.address(w))

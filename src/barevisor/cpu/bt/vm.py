@@ -74,7 +74,7 @@ class BtVm:
             self._khz,
             clock.clock_scale(self._khz),
             self._chips.ioapic.eoi,
-            tiers.translator(),
+            tiers.translator(spec.cpus),
         )
         self._chips.core = self._core
         self._vcpus: list[BtVcpu] = []

@@ -35,7 +35,7 @@ from cython.cimports.posix.mman import (
     munmap,
 )
 
-from barevisor.errors import EngineError
+from barevisor.errors import AddressTaken, EngineError
 
 FIRST_SHIFT = 0x0D600000
 SHIFT_STEP = 0x00051000
@@ -170,13 +170,13 @@ class VmCore:
             return
         if self.vm.write_shift:
             if space_reserve(host, size, self.vm.write_shift):
-                raise EngineError(NO_RESERVE, NO_RESERVE_HINT)
+                raise AddressTaken(NO_RESERVE, NO_RESERVE_HINT)
             return
         for i in range(64):
             if space_reserve(host, size, FIRST_SHIFT + i * SHIFT_STEP) == 0:
                 self.vm.write_shift = FIRST_SHIFT + i * SHIFT_STEP
                 return
-        raise EngineError(NO_RESERVE, NO_RESERVE_HINT)
+        raise AddressTaken(NO_RESERVE, NO_RESERVE_HINT)
 
     def memory_written(self, gpa: int, size: int):
         """See EngineVm.memory_written. Pages without code cost a look at one byte each."""

@@ -1,0 +1,24 @@
+"""The translator against the interpreter, trace by trace, over a boot of Linux and programs."""
+
+from __future__ import annotations
+
+import pytest
+
+from barevisor import Vm
+from barevisor.errors import ConfigError
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_boot_and_programs_differ_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAREVISOR_BT", "lockstep")
+    with Vm(engine="bt") as vm:
+        done = vm.run(["sh", "-c", "echo $((6 * 7)); ls / | wc -l; cat /proc/cpuinfo | head -1"])
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"42\n")
+
+
+def test_several_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAREVISOR_BT", "lockstep")
+    with pytest.raises(ConfigError, match="compares one CPU"), Vm(engine="bt", cpus=2) as vm:
+        vm.run(["true"])
