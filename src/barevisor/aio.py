@@ -6,9 +6,10 @@ asyncio's own pool has a handful of threads, and commands in a guest may run for
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import TypeVar
+
+from barevisor.threads import Worker
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ async def in_thread(call: Callable[[], T], on_cancel: Callable[[], None] = _noth
             errors.append(e)
         loop.call_soon_threadsafe(finish)
 
-    thread = threading.Thread(target=work, name="vm-call", daemon=True)
+    thread = Worker(work, name="vm-call")
     thread.start()
     try:
         await asyncio.shield(done)

@@ -26,6 +26,7 @@ from barevisor.engines import for_linux
 from barevisor.errors import BarevisorError, GuestCrash, GuestError, GuestTimeout
 from barevisor.guest.console import ConsoleLog
 from barevisor.process import Argv, CompletedProcess, Process
+from barevisor.threads import Worker
 
 if TYPE_CHECKING:
     from barevisor.board.stats import Report as Statistics
@@ -113,7 +114,7 @@ class Vm:
             gdb = self.config.gdb
             if gdb is not None or self.config.trace is not None:
                 self._attach()
-            self._watcher = threading.Thread(target=self._watch, name="vm-watch", daemon=True)
+            self._watcher = Worker(self._watch, name="vm-watch")
             self.phases.mark("start")
             self._guest.machine.start(paused=gdb is not None and gdb.wait)
             self._watcher.start()

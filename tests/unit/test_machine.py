@@ -10,6 +10,7 @@ import pytest
 
 from barevisor.board.machine import Machine, Outcome
 from barevisor.cpu.engine import (
+    CpuState,
     DebugStop,
     Exit,
     Halted,
@@ -280,6 +281,31 @@ def test_devices_let_go_before_the_memory_goes() -> None:
     finish(m)
     m.close()
     assert m.ram.closed
+
+
+def test_what_a_waiter_looks_at_is_not_freed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`close` on one thread, while another in `wait` reads the state of the CPU that ended it."""
+    looks, freed, closed = threading.Event(), threading.Event(), []
+    m = machine([])
+
+    def get_state(vcpu: FakeVcpu) -> CpuState:
+        looks.set()
+        freed.wait(0.2)
+        closed.append(m.ram.closed)
+        return CpuState()
+
+    monkeypatch.setattr(FakeVcpu, "get_state", get_state)
+    m.start()
+    waiter = threading.Thread(target=m.wait)
+    waiter.start()
+    m.stop()
+    assert looks.wait(10)
+    m.close()
+    freed.set()
+    waiter.join(10)
+    assert closed == [False]
+    assert m.ram.closed
+    assert m.report() == ""
 
 
 def test_close_leaves_no_thread_and_no_fd() -> None:

@@ -41,6 +41,7 @@ from barevisor.cpu.engine import (
     Vcpu,
 )
 from barevisor.errors import AddressTaken, EngineError, GuestError
+from barevisor.threads import Worker
 
 if TYPE_CHECKING:
     from barevisor.board.stats import Report, Stats
@@ -117,6 +118,8 @@ class Machine:
         self._failure: BaseException | None = None
         self._ended = threading.Event()
         self._closed = False
+        # Held while a thread looks at what `close` frees, and by it.
+        self._freeing = threading.Lock()
         # Held while an interrupt is on its way into the engine, and while the engine is changed.
         self._gate = threading.Lock()
         self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
@@ -247,10 +250,7 @@ class Machine:
         with self._cond:
             if paused and self._want == "run":
                 self._want = "pause"
-        self._threads = [
-            threading.Thread(target=self._thread, args=(v,), name=f"vcpu{v.index}", daemon=True)
-            for v in self.vcpus
-        ]
+        self._threads = [Worker(self._thread, name=f"vcpu{v.index}", args=(v,)) for v in self.vcpus]
         before = threading.stack_size(STACK_SIZE)
         try:
             for thread in self._threads:
@@ -263,7 +263,8 @@ class Machine:
         self.end("stopped", reason)
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
-        """The outcome with the vCPU's state, or None after `timeout` seconds.
+        """The outcome with the vCPU's state (without it once all is freed), or None after
+        `timeout` seconds.
 
         Re-raises an exception that a device or an engine raised (a bug of ours)."""
         if not self._threads:
@@ -276,13 +277,14 @@ class Machine:
                 raise RuntimeError(f"{thread.name} does not stop")
         if self._failure is not None:
             raise self._failure
-        outcome = self._outcome
-        if outcome is None:
-            raise RuntimeError("the machine ended without an outcome")
-        if outcome.state is None:
-            state = self.vcpus[outcome.vcpu].get_state()
-            self._outcome = outcome = outcome._replace(state=state)
-        return outcome
+        with self._freeing:
+            outcome = self._outcome
+            if outcome is None:
+                raise RuntimeError("the machine ended without an outcome")
+            if outcome.state is None and not self._closed:
+                state = self.vcpus[outcome.vcpu].get_state()
+                self._outcome = outcome = outcome._replace(state=state)
+            return outcome
 
     def _wait_ended(self, timeout: float | None) -> bool:
         """As Event.wait, with a look at sleeping CPUs now and then (board/stuck.py)."""
@@ -412,7 +414,9 @@ class Machine:
             if self._want == "stop":
                 thread.join(KICK_TIMEOUT)
         try:
-            parts = [cpu_report(v, self.ram) for v in self.vcpus]
+            with self._freeing:
+                open_cpus = [] if self._closed else self.vcpus
+                parts = [cpu_report(v, self.ram) for v in open_cpus]
         finally:
             if paused:
                 self.resume()
@@ -427,15 +431,16 @@ class Machine:
 
     def close(self) -> None:
         """Stop, join and free everything. Idempotent; not from a vCPU's thread."""
-        if self._closed:
-            return
         self.join()
-        self.statistics()
-        self._closed = True
-        for let_go in self.on_close:
-            let_go()
-        self.vm.close()
-        self.ram.close()
+        with self._freeing:
+            if self._closed:
+                return
+            self.statistics()
+            self._closed = True
+            for let_go in self.on_close:
+                let_go()
+            self.vm.close()
+            self.ram.close()
 
     def join(self) -> None:
         """Stop, and return once no vCPU runs any more. Not from a vCPU's thread."""

@@ -12,6 +12,7 @@ from types import FrameType
 from barevisor.config import ImageConfig
 from barevisor.errors import GuestTimeout
 from barevisor.image_vm import ImageVm
+from barevisor.threads import Worker
 
 CHUNK = 4096
 
@@ -52,7 +53,7 @@ def run_image(config: ImageConfig, timeout: float | None) -> int:
         def handler(number: int, frame: FrameType | None) -> None:
             interrupted.append(number)
             # The lock that `stop` takes may be held right here, by the frame beneath.
-            threading.Thread(target=vm.machine.stop, daemon=True).start()
+            Worker(vm.machine.stop, name="stop").start()
 
         before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -61,7 +62,7 @@ def run_image(config: ImageConfig, timeout: float | None) -> int:
                 from barevisor.cli.show import show_gdb
 
                 show_gdb(vm.gdb_address, config.gdb)
-            threading.Thread(target=_feed, args=(vm,), daemon=True).start()
+            Worker(_feed, name="stdin", args=(vm,)).start()
             code = vm.wait(timeout)
             if code is None:
                 stdout.flush()

@@ -12,7 +12,6 @@ import os
 import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +23,7 @@ from barevisor.config import HOST, VmConfig
 from barevisor.errors import BarevisorError, GuestCrash, GuestTimeout
 from barevisor.guest.agent import CHUNK, GuestReader, GuestWriter
 from barevisor.process import Process
+from barevisor.threads import Worker
 from barevisor.vm import Vm
 
 ALIVE_SECONDS = 0.6
@@ -75,7 +75,7 @@ class Session:
                 stack.enter_context(self._signals())
                 if self._raw:
                     stack.enter_context(terminal.raw_mode(STDIN))
-                threading.Thread(target=self._serve, name="command", daemon=True).start()
+                Worker(self._serve, name="command").start()
                 code = self._await()
         except BaseException:
             vm.stop(sync=False)
@@ -138,7 +138,7 @@ class Session:
             return 128 + number
         self._process.send_signal(number)
         if self._vm.gdb_address is None:  # a guest that a debugger stopped is alive enough
-            threading.Thread(target=self._check_alive, args=(number,), daemon=True).start()
+            Worker(self._check_alive, name="alive", args=(number,)).start()
         return None
 
     def _check_alive(self, number: signal.Signals) -> None:
@@ -199,7 +199,7 @@ class Session:
         code = process.wait()
         return code if code >= 0 else 128 - code
 
-    def _pump(self, work: Callable[[], None]) -> threading.Thread:
+    def _pump(self, work: Callable[[], None]) -> Worker:
         def guarded() -> None:
             try:
                 work()
@@ -208,7 +208,7 @@ class Session:
             except BaseException as e:  # noqa: BLE001 - the main thread raises it again
                 self._events.put(e)
 
-        thread = threading.Thread(target=guarded, name="stream", daemon=True)
+        thread = Worker(guarded, name="stream")
         thread.start()
         return thread
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from barevisor.threads import Worker
+
 SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM = range(6)
 WEEKDAY, DAY, MONTH, YEAR, REG_A, REG_B, REG_C, REG_D = range(6, 14)
 CENTURY = 0x32
@@ -178,7 +180,7 @@ class Rtc:
     def _schedule(self) -> None:
         """Start the thread when an interrupt is enabled; tell it when something changed."""
         if self._cmos[REG_B] & (B_PIE | B_AIE | B_UIE) and not self._thread and not self._closed:
-            self._thread = threading.Thread(target=self._tick, name="rtc", daemon=True)
+            self._thread = Worker(self._tick, name="rtc")
             self._thread.start()
         self._wake.notify()
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from barevisor.threads import Worker
+
 if TYPE_CHECKING:
     from barevisor.cpu.vmstate import PitState
 
@@ -232,7 +234,7 @@ class Pit:
         """With the lock held: channel 0 changed; the thread looks again."""
         self._generation += 1
         if self._channels[0].running and self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._ticker, name="pit", daemon=True)
+            self._thread = Worker(self._ticker, name="pit")
             self._thread.start()
         self._changed.notify_all()
 

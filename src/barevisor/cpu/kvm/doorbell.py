@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from barevisor.cpu.kvm import abi, ioctls
 from barevisor.errors import EngineError
+from barevisor.threads import Worker
 
 if TYPE_CHECKING:
     from selectors import BaseSelector
@@ -70,7 +71,7 @@ class Doorbells:
             self._selector = EpollSelector()
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._selector.register(self._wake, EVENT_READ, None)
-            self._thread = threading.Thread(target=self._serve, name="kvm-doorbells", daemon=True)
+            self._thread = Worker(self._serve, name="kvm-doorbells")
             self._thread.start()
         return self._selector
 

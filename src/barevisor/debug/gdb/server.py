@@ -8,7 +8,6 @@ import queue
 import selectors
 import socket
 import stat
-import threading
 from contextlib import suppress
 
 from barevisor.config import GdbListen
@@ -16,6 +15,7 @@ from barevisor.debug.gdb.packets import Framer, Packet, ProtocolError, encode
 from barevisor.debug.gdb.session import Session
 from barevisor.debug.target import Ended, Event, Stopped, Target
 from barevisor.errors import HostError
+from barevisor.threads import Worker
 
 SEND_SECONDS = 10.0
 """A client that does not read for so long is gone."""
@@ -41,7 +41,7 @@ class GdbServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, name="gdb", daemon=True)
+        self._thread = Worker(self._serve, name="gdb")
         target.listen(self._notify)
 
     def start(self) -> None:
