@@ -29,6 +29,7 @@ def vm(kernel: None) -> Iterator[Vm]:
 
 
 @pytest.fixture
-def bare(kernel: None) -> Bare:
+def bare(kernel: None) -> Iterator[Bare]:
     """See Bare."""
-    return Bare(dict(os.environ))
+    with Bare(dict(os.environ)) as bare:
+        yield bare

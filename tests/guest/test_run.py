@@ -116,7 +116,7 @@ def test_a_shell_at_a_terminal(bare: Bare) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("<HHHH", 33, 99, 0, 0))
     before = termios.tcgetattr(theirs)
-    bare = Bare({**bare.environment, "SHELL": "/bin/sh", "PS1": "$ "})
+    bare.environment.update(SHELL="/bin/sh", PS1="$ ")
     process = bare.start("run", stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
     try:
         talk = Talk(ours)

@@ -105,8 +105,8 @@ def test_arguments_follow_the_name(tmp_path: Path) -> None:
 def test_an_interrupt_ends_an_image_that_hangs(tmp_path: Path) -> None:
     image = tmp_path / "image.elf"
     image.write_bytes(multiboot_elf(say("\n") + LOOP))
-    bare = Bare(dict(os.environ))
-    with bare.start("run", "--engine", "bt", "--no-root", "--kernel", str(image)) as process:
+    with Bare(dict(os.environ)) as bare:
+        process = bare.start("run", "--engine", "bt", "--no-root", "--kernel", str(image))
         assert process.stdout is not None
         assert process.stdout.read(1) == b"\n"
         started = time.monotonic()

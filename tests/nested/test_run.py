@@ -19,8 +19,9 @@ SMALL = ("--memory", "256M")
 
 
 @pytest.fixture
-def bare() -> Bare:
-    return Bare(dict(os.environ))
+def bare() -> Iterator[Bare]:
+    with Bare(dict(os.environ)) as bare:
+        yield bare
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 CPU", "2 CPUs"])
