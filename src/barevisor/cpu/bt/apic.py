@@ -720,7 +720,7 @@ def apic_load(cpu, page):
 
 
 def hooks() -> tuple:
-    """Addresses of apic_mmio_read and apic_mmio_write, for mmu.install_hooks."""
+    """Addresses of apic_mmio_read and apic_mmio_write, for mmio.install_hooks."""
     return (
         cython.cast(cython.size_t, cython.cast(cython.p_void, apic_mmio_read)),
         cython.cast(cython.size_t, cython.cast(cython.p_void, apic_mmio_write)),

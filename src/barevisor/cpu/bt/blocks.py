@@ -26,8 +26,6 @@ from cython.cimports.barevisor.cpu.bt.codepages import (
 )
 from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
 from cython.cimports.barevisor.cpu.bt.evict import evict_all
-from cython.cimports.barevisor.cpu.bt.mmu import fetch as fetch_code
-from cython.cimports.barevisor.cpu.bt.mmu import forget_jumps
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     resume_others,
     stop_others,
@@ -36,6 +34,8 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
 )
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
+from cython.cimports.barevisor.cpu.bt.tlb import fetch as fetch_code
+from cython.cimports.barevisor.cpu.bt.tlb import forget_jumps
 from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE
 from cython.cimports.libc.string import memcmp, memcpy, memset
 

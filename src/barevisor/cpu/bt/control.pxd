@@ -1,6 +1,8 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport ACCESS_READ, check_segment, pdptes_valid, tlb_flush, tlb_flush_page, translate
+from barevisor.cpu.bt.mmu cimport check_segment
+from barevisor.cpu.bt.paging cimport ACCESS_READ, pdptes_valid, translate
+from barevisor.cpu.bt.tlb cimport tlb_flush, tlb_flush_page
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.space cimport space_flush_user
 from barevisor.cpu.bt.apic cimport apic_get_tpr, apic_set_tpr

@@ -17,9 +17,9 @@ from cython.cimports.barevisor.cpu.bt.apic import (
     wake,
 )
 from cython.cimports.barevisor.cpu.bt.fpstate import load_xsave_image, xsave_image
-from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_write
+from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
 from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_tsc
 
 from barevisor.cpu import engine

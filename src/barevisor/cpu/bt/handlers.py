@@ -13,6 +13,7 @@ from barevisor.cpu.bt import (
     flags,
     fpu,
     iret,
+    mmio,
     mmu,
     ops_bits,
     ops_flow,
@@ -46,4 +47,5 @@ def install() -> None:
     if missing:
         raise RuntimeError(f"instructions without a handler: {', '.join(missing)}")
     translate.install()
-    mmu.install_hooks(*apic.hooks(), debug.hooks())
+    mmio.install_hooks(*apic.hooks())
+    mmu.install_hooks(debug.hooks())

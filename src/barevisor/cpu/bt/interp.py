@@ -20,7 +20,6 @@ from cython.cimports.barevisor.cpu.bt.interrupts import (
     deliver,
     deliver_fault,
 )
-from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
     guest_enter,
@@ -33,6 +32,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import STOP_NONE, STOP_STEP, STOP_WATCH, stop_here
 from cython.cimports.barevisor.cpu.bt.tier import must_step, tier_translate
+from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 
 BUDGET: i64 = cython.declare(i64, 2000)

@@ -10,7 +10,7 @@ compared: translations leave those to it anyway.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
-from cython.cimports.barevisor.cpu.bt.mmu import internal_error
+from cython.cimports.barevisor.cpu.bt.mmio import internal_error
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner, enter_trace, must_step
 from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE, TRACE_UNDEFINED, Translator

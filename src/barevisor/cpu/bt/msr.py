@@ -14,8 +14,8 @@ from cython.cimports.barevisor.cpu.bt.apic import (
     apic_msr_write,
 )
 from cython.cimports.barevisor.cpu.bt.clock import clock_write_system_time, clock_write_wall
-from cython.cimports.barevisor.cpu.bt.mmu import tlb_flush
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
+from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
 from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc
 
 EFER = cython.declare("u32", 0xC0000080)

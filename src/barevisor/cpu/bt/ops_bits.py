@@ -4,15 +4,10 @@ and reaches any word, so the address is not just the operand's. All other bit te
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.mmu import (
-    check_segment,
-    hold,
-    load_slow,
-    prime_write,
-    store_slow,
-)
+from cython.cimports.barevisor.cpu.bt.mmu import check_segment, hold, load_slow, store_slow
 from cython.cimports.barevisor.cpu.bt.safepoint import vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.tlb import prime_write
 
 
 @cython.cfunc

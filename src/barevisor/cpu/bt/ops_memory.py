@@ -7,16 +7,11 @@ mode without FS, GS or an address-size prefix, where an address is base + index 
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.mmu import (
-    check_segment,
-    hold,
-    load_slow,
-    prime_write,
-    store_slow,
-)
+from cython.cimports.barevisor.cpu.bt.mmu import check_segment, hold, load_slow, store_slow
 from cython.cimports.barevisor.cpu.bt.safepoint import sched_yield, vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import run_thunk
+from cython.cimports.barevisor.cpu.bt.tlb import prime_write
 
 PAUSES: u32 = cython.declare(u32, 64)
 

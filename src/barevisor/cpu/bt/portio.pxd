@@ -1,7 +1,8 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.debug cimport io_breakpoint
-from barevisor.cpu.bt.mmu cimport load_system, probe_write
+from barevisor.cpu.bt.mmu cimport load_system
+from barevisor.cpu.bt.paging cimport probe_write
 from libc.string cimport memcpy
 
 cdef enum:

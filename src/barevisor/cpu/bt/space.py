@@ -3,7 +3,7 @@
 Supervisor code has one window for every address space, whose private entries go at each load of
 CR3; user code has one for each of the last few, kept by CR3 with its PCID (SDM, "Process-Context
 Identifiers"), so that a context switch costs a load of GS. Nothing here decides about access: what
-is entered was allowed by mmu.py's walk and is in its TLB.
+is entered was allowed by paging.py's walk and is in the TLB.
 """
 
 import os

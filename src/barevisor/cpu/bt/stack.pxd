@@ -1,6 +1,7 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport probe_write, load_slow, store_slow, load_system
+from barevisor.cpu.bt.mmu cimport load_slow, store_slow, load_system
+from barevisor.cpu.bt.paging cimport probe_write
 from barevisor.cpu.bt.segments cimport *
 from libc.string cimport memcpy
 

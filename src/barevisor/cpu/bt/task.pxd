@@ -1,6 +1,8 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport load_system, store_system, probe_write, tlb_flush
+from barevisor.cpu.bt.mmu cimport load_system, store_system
+from barevisor.cpu.bt.paging cimport probe_write
+from barevisor.cpu.bt.tlb cimport tlb_flush
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.space cimport space_flush_user
 from barevisor.cpu.bt.segments cimport *

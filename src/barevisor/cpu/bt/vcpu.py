@@ -31,9 +31,9 @@ from cython.cimports.barevisor.cpu.bt.faults import sigset_t, sleep_mask, timer_
 from cython.cimports.barevisor.cpu.bt.fpstate import fpu_reset
 from cython.cimports.barevisor.cpu.bt.interp import execute
 from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
-from cython.cimports.barevisor.cpu.bt.mmu import ACCESS_READ, tlb_flush, translate
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
+from cython.cimports.barevisor.cpu.bt.paging import ACCESS_READ, translate
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
     guest_enter,
@@ -54,6 +54,7 @@ from cython.cimports.barevisor.cpu.bt.stops import (
     STOP_TRACE,
     linear_ip,
 )
+from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdlib import calloc, free

@@ -3,7 +3,8 @@ from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.access cimport *
 from barevisor.cpu.bt.fpstate cimport *
-from barevisor.cpu.bt.mmu cimport probe_write, check_segment
+from barevisor.cpu.bt.mmu cimport check_segment
+from barevisor.cpu.bt.paging cimport probe_write
 from barevisor.cpu.bt.xstate cimport after_write
 
 # The binder packs what these need of a VEX prefix into Op.imm2.

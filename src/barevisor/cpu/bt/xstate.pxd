@@ -3,7 +3,7 @@ from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.access cimport *
 from barevisor.cpu.bt.fpstate cimport *
-from barevisor.cpu.bt.mmu cimport probe_write
+from barevisor.cpu.bt.paging cimport probe_write
 from barevisor.cpu.bt.mode cimport update_mode
 
 cdef enum:                   # what distinguishes the XSAVE instructions

@@ -1,0 +1,27 @@
+from barevisor.cpu.bt.state cimport *
+
+cdef extern from *:
+    bint __sync_bool_compare_and_swap_8(u64* at, u64 old, u64 new) nogil
+    bint __sync_bool_compare_and_swap_4(u32* at, u32 old, u32 new) nogil
+
+cdef enum:
+    WALK_AGAIN = 100         # beside ST_*: an entry changed under the walk
+
+cdef enum:                   # access kinds
+    ACCESS_READ = 0
+    ACCESS_WRITE = 1
+    ACCESS_EXEC = 2
+
+cdef struct Walk:            # what a page walk found
+    u64 gpa                  # of the byte
+    u32 writable             # a store may skip the walk from now on (also dirty already)
+    u32 global_page          # 1 or 0
+    u32 large                # 0, or log2 of the page's size when above 4 KiB
+
+# All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
+cdef int page_walk(Cpu* cpu, u64 va, u32 access, u32 idx, Walk* out) noexcept nogil
+cdef int translate(Cpu* cpu, u64 va, u32 access, u32 idx, u64* gpa) noexcept nogil
+# Would a store to all of [va, va+size) succeed? 0 or ST_FAULT. For checks before a commit.
+cdef int probe_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
+# The four entries that MOV to CR3 loads in PAE mode: 0 when one has reserved bits set
+cdef int pdptes_valid(Cpu* cpu, u64 cr3) noexcept nogil

@@ -1,0 +1,309 @@
+"""Page walks: from a linear to a guest-physical address (SDM, "Paging").
+
+32-bit, PAE and 4-level paging, with NX, WP, U/S, SMEP, SMAP, protection keys, reserved bits,
+accessed and dirty. A guest address reaches host memory only through a slot, so whatever the guest
+computes, nothing outside its RAM can be named.
+"""
+
+import cython
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot
+from cython.cimports.barevisor.cpu.bt.state import *
+
+CR0_WP: u64 = cython.declare(u64, 1 << 16)
+CR0_PG: u64 = cython.declare(u64, 1 << 31)
+CR4_PSE: u64 = cython.declare(u64, 1 << 4)
+CR4_PAE: u64 = cython.declare(u64, 1 << 5)
+CR4_SMEP: u64 = cython.declare(u64, 1 << 20)
+CR4_SMAP: u64 = cython.declare(u64, 1 << 21)
+CR4_PKE: u64 = cython.declare(u64, 1 << 22)
+CR4_PKS: u64 = cython.declare(u64, 1 << 24)
+EFER_LMA: u64 = cython.declare(u64, 1 << 10)
+EFER_NXE: u64 = cython.declare(u64, 1 << 11)
+PTE_NX: u64 = cython.declare(u64, 1 << 63)
+PTE_ADDR: u64 = cython.declare(u64, 0x000FFFFFFFFFF000)
+PTE_IGNORED: u64 = cython.declare(u64, 0x7FF0000000000000)
+PDPTE_RESERVED: u64 = cython.declare(u64, 0x1E6)
+PSE36_RESERVED: u64 = cython.declare(u64, 1 << 21)
+PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: u32) -> cython.int:
+    """#PF with the error code of SDM, "Page-Fault Exceptions"; `bits` are P (1), RSVD (8)
+    and PK (32)."""
+    error: u32 = bits
+    if access == ACCESS_WRITE:
+        error |= 2
+    if idx == MMU_USER:
+        error |= 4
+    if access == ACCESS_EXEC and (
+        (cpu.efer & EFER_NXE and cpu.cr4 & CR4_PAE) or cpu.cr4 & CR4_SMEP
+    ):
+        error |= 16
+    cpu.fault_vector = EXC_PF
+    cpu.fault_error = error
+    cpu.fault_address = va
+    return ST_FAULT
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _entry(vm: cython.pointer(Vm), gpa: u64, wide: u32, slot_out: cython.pointer(u64)) -> u64:
+    """One paging-structure entry; an address outside RAM reads as all ones, as a bus does.
+    slot_out: where its accessed and dirty bits can be set, 0 if nowhere. Read-only memory may be
+    read-only for this process too."""
+    slot: cython.pointer(Slot) = find_slot(vm, gpa)
+    host: cython.pointer(u8)
+    slot_out[0] = 0
+    if slot == cython.NULL:
+        return ~cython.cast(u64, 0) if wide else cython.cast(u64, 0xFFFFFFFF)
+    host = cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+    if not slot.readonly:
+        slot_out[0] = cython.cast(u64, host)
+    if wide:
+        return cython.cast(cython.pointer(u64), host)[0]
+    return cython.cast(cython.pointer(u32), host)[0]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _set_bits(host: u64, entry: u64, bits: u64, wide: u32) -> cython.bint:
+    """Accessed and dirty bits. False: another CPU has changed the entry meanwhile, and it must be
+    read again: bits set in an entry that is not present any more would be somebody's data."""
+    if (entry & bits) == bits or host == 0:
+        return True
+    if wide:
+        return __sync_bool_compare_and_swap_8(
+            cython.cast(cython.pointer(u64), host), entry, entry | bits
+        )
+    return __sync_bool_compare_and_swap_4(
+        cython.cast(cython.pointer(u32), host),
+        cython.cast(u32, entry),
+        cython.cast(u32, entry | bits),
+    )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def page_walk(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
+) -> cython.int:
+    """0 and `out`, or ST_FAULT with cpu.fault_* set."""
+    status: cython.int = WALK_AGAIN
+    # Each turn but the last means that another CPU of the guest has just written an entry.
+    while status == WALK_AGAIN:
+        status = _walk_once(cpu, va, access, idx, out)
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _walk_once(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
+) -> cython.int:
+    """One try: also WALK_AGAIN."""
+    level: cython.int
+    shift: cython.int
+    wide: u32 = 1
+    entry: u64 = 0
+    table: u64
+    host: u64 = 0
+    span: u64
+    reserved: u64
+    allowed: u64 = 6  # R/W and U/S survive only if every level grants them
+    no_exec: u64 = 0
+    size_bit: u64
+    keyed: cython.int
+    if not (cpu.cr0 & CR0_PG):
+        out.gpa = cython.cast(u32, va)
+        out.writable = 1
+        out.global_page = 0
+        out.large = 0
+        return 0
+    reserved = (~cpu.phys_mask) & cython.cast(u64, 0x000FFFFFFFFFFFFF)
+    if not (cpu.efer & EFER_NXE):
+        reserved |= PTE_NX
+    if cpu.efer & EFER_LMA:
+        if cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va:
+            cpu.fault_vector = EXC_GP
+            cpu.fault_error = 0
+            return ST_FAULT
+        level = 4
+        table = cpu.cr3 & PTE_ADDR
+    elif cpu.cr4 & CR4_PAE:
+        va = cython.cast(u32, va)
+        level = 3
+        reserved |= PTE_IGNORED  # which only 4-level paging has
+        table = cpu.cr3 & cython.cast(u64, 0xFFFFFFE0)
+    else:
+        va = cython.cast(u32, va)
+        level = 2
+        wide = 0
+        table = cpu.cr3 & cython.cast(u64, 0xFFFFF000)
+        reserved = 0
+    while True:
+        if wide:
+            shift = 12 + 9 * (level - 1)
+            if level == 3 and not (cpu.efer & EFER_LMA):
+                entry = _entry(cpu.vm, table + ((va >> 30) & 3) * 8, 1, cython.address(host))
+            else:
+                entry = _entry(cpu.vm, table + ((va >> shift) & 511) * 8, 1, cython.address(host))
+        else:
+            shift = 12 + 10 * (level - 1)
+            entry = _entry(cpu.vm, table + ((va >> shift) & 1023) * 4, 0, cython.address(host))
+        if not (entry & 1):
+            return _page_fault(cpu, va, access, idx, 0)
+        if entry & reserved:
+            return _page_fault(cpu, va, access, idx, 9)
+        if level == 3 and wide and not (cpu.efer & EFER_LMA):
+            if entry & (PDPTE_RESERVED | PTE_NX):  # PAE PDPTEs have no rights of their own
+                return _page_fault(cpu, va, access, idx, 9)
+            table = entry & PTE_ADDR
+            level = 2
+            continue
+        allowed &= entry
+        no_exec |= entry & PTE_NX
+        size_bit = entry & 0x80
+        if level == 1:
+            break
+        if size_bit:
+            if level == 4:
+                return _page_fault(cpu, va, access, idx, 9)
+            if wide or (cpu.cr4 & CR4_PSE):
+                break
+        if not _set_bits(host, entry, 0x20, wide):
+            return WALK_AGAIN
+        table = entry & (PTE_ADDR if wide else cython.cast(u64, 0xFFFFF000))
+        level -= 1
+    span = cython.cast(u64, 1) << shift
+    if level > 1 and wide and (entry & (span - 1) & cython.cast(u64, 0x3FFFE000)):
+        return _page_fault(cpu, va, access, idx, 9)
+    if level > 1 and not wide and entry & PSE36_RESERVED:
+        return _page_fault(cpu, va, access, idx, 9)
+    keyed = _key_denied(cpu, access, idx, allowed, entry)
+    if keyed or _denied(cpu, access, idx, allowed, no_exec):
+        return _page_fault(cpu, va, access, idx, 33 if keyed else 1)
+    if not _set_bits(host, entry, 0x60 if access == ACCESS_WRITE else 0x20, wide):
+        return WALK_AGAIN
+    if not wide and level == 2:  # PSE-36: bits 13-20 are address bits 32-39
+        out.gpa = (entry & cython.cast(u64, 0xFFC00000)) | ((entry & 0x1FE000) << 19)
+    else:
+        out.gpa = entry & PTE_ADDR & ~(span - 1)
+    out.gpa |= va & (span - 1)
+    out.large = shift if level > 1 else 0
+    out.global_page = 1 if (entry & 0x100) and (cpu.cr4 & 0x80) else 0
+    out.writable = (
+        1
+        if access == ACCESS_WRITE
+        or (
+            (entry & 0x40)
+            and not _denied(cpu, ACCESS_WRITE, idx, allowed, no_exec)
+            and not _key_denied(cpu, ACCESS_WRITE, idx, allowed, entry)
+        )
+        else 0
+    )
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _denied(
+    cpu: cython.pointer(Cpu), access: u32, idx: u32, allowed: u64, no_exec: u64
+) -> cython.int:
+    """SDM, "Determination of Access Rights"."""
+    if idx == MMU_USER:
+        if not (allowed & 4):
+            return 1
+        if access == ACCESS_WRITE and not (allowed & 2):
+            return 1
+    else:
+        if access != ACCESS_EXEC:
+            if (allowed & 4) and idx == MMU_SUPERVISOR and (cpu.cr4 & CR4_SMAP):
+                return 1
+            if access == ACCESS_WRITE and not (allowed & 2) and (cpu.cr0 & CR0_WP):
+                return 1
+        elif (allowed & 4) and (cpu.cr4 & CR4_SMEP):
+            return 1
+    return 1 if access == ACCESS_EXEC and no_exec and (cpu.efer & EFER_NXE) else 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _key_denied(
+    cpu: cython.pointer(Cpu), access: u32, idx: u32, allowed: u64, leaf: u64
+) -> cython.int:
+    """SDM, "Protection Keys": PKRU for pages of user-mode addresses, IA32_PKRS for the others;
+    data accesses in IA-32e mode only."""
+    rights: u64
+    if access == ACCESS_EXEC or not cpu.efer & EFER_LMA:
+        return 0
+    if allowed & 4:
+        if not cpu.cr4 & CR4_PKE:
+            return 0
+        rights = cpu.pkru
+    elif idx != MMU_USER and cpu.cr4 & CR4_PKS:
+        rights = cpu.pkrs
+    else:
+        return 0
+    rights >>= 2 * ((leaf >> 59) & 15)
+    if rights & 1:
+        return 1
+    if access == ACCESS_WRITE and rights & 2 and (idx == MMU_USER or cpu.cr0 & CR0_WP):
+        return 1
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def pdptes_valid(cpu: cython.pointer(Cpu), cr3: u64) -> cython.int:
+    """SDM, "PDPTE Registers": loading CR3 in PAE mode checks the four entries there."""
+    n: u32
+    host: u64 = 0
+    entry: u64
+    reserved: u64 = ~cpu.phys_mask | PDPTE_RESERVED
+    for n in range(4):
+        entry = _entry(
+            cpu.vm, (cr3 & cython.cast(u64, 0xFFFFFFE0)) + n * 8, 1, cython.address(host)
+        )
+        if entry & 1 and entry & reserved:
+            return 0
+    return 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def translate(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, gpa: cython.pointer(u64)
+) -> cython.int:
+    """Guest-physical address of linear `va` for this access. 0 or ST_FAULT."""
+    walk: Walk
+    status: cython.int = page_walk(cpu, va, access, idx, cython.address(walk))
+    gpa[0] = walk.gpa
+    return status
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def probe_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+    """Would a store to [va, va+size) fault? Nothing is written (accessed and dirty bits are)."""
+    walk: Walk
+    last: u64 = va + size - 1
+    if not (cpu.efer & EFER_LMA):
+        last = cython.cast(u32, last)
+    if page_walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
+        return ST_FAULT
+    if (va & PAGE_MASK) != (last & PAGE_MASK):
+        if page_walk(cpu, last & PAGE_MASK, ACCESS_WRITE, idx, cython.address(walk)):
+            return ST_FAULT
+    return 0

@@ -1,0 +1,268 @@
+"""The TLBs: what a page walk found is entered here, and forgotten here.
+
+A hit is inlined into every handler by access.pxd; a place that holds nothing has a tag that no
+address matches. Pages whose accesses must be seen (code, dirty logging, breakpoints, watchpoints,
+lockstep) are not entered, or not for stores.
+"""
+
+import cython
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot, may_write
+from cython.cimports.barevisor.cpu.bt.mmio import internal_error
+from cython.cimports.barevisor.cpu.bt.paging import (
+    ACCESS_EXEC,
+    ACCESS_READ,
+    ACCESS_WRITE,
+    page_walk,
+    probe_write,
+)
+from cython.cimports.barevisor.cpu.bt.space import (
+    space_flush,
+    space_flush_page,
+    space_flush_private,
+)
+from cython.cimports.barevisor.cpu.bt.state import *
+from cython.cimports.barevisor.cpu.bt.stops import watch_page
+from cython.cimports.barevisor.cpu.bt.translate import Translator
+from cython.cimports.libc.string import memcpy, memset
+
+PAGE: u64 = cython.declare(u64, 4096)
+PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
+    """Forget all translations, or all but those of global pages."""
+    idx: cython.uint
+    memset(cpu.large_pages, 0, 128 if keep_global else 256)
+    cpu.huge_pages[0] = 0
+    forget_jumps(cpu, 0)
+    if not keep_global or cpu.private_code:
+        forget_jumps(cpu, 1)
+        cpu.private_code = 0
+    if keep_global:
+        _flush_used(cpu)
+        space_flush_private(cpu)
+        return
+    space_flush(cpu)
+    cpu.huge_pages[1] = 0
+    memset(cpu.tlb_used, 0, cython.sizeof(cpu.tlb_used))
+    memset(cpu.itlb_used, 0, cython.sizeof(cpu.itlb_used))
+    for idx in range(MMU_COUNT):
+        memcpy(cpu.tlbs[idx], cpu.tlb_blank, TLB_SIZE * cython.sizeof(TlbEntry))
+    for idx in range(2):
+        memcpy(cpu.itlbs[idx], cpu.itlb_blank, TLB_SIZE * cython.sizeof(ItlbEntry))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _flush_used(cpu: cython.pointer(Cpu)) -> cython.void:
+    """Forget what is not global. Looks only at the places filled since the last time, for that
+    is each context switch's cost; global entries that stay are not looked at again."""
+    word: cython.uint
+    n: cython.uint
+    bits: u64
+    for word in range(48):
+        bits = cpu.tlb_used[word]
+        cpu.tlb_used[word] = 0
+        while bits:
+            n = (word & 15) * 64 + cython.cast(cython.uint, __builtin_ctzll(bits))
+            bits &= bits - 1
+            if not cpu.tlbs[word >> 4][n].gpa & 1:
+                cpu.tlbs[word >> 4][n] = cpu.tlb_blank[n]
+    for word in range(32):
+        bits = cpu.itlb_used[word]
+        cpu.itlb_used[word] = 0
+        while bits:
+            n = (word & 15) * 64 + cython.cast(cython.uint, __builtin_ctzll(bits))
+            bits &= bits - 1
+            if not cpu.itlbs[word >> 4][n].gpa & 1:
+                cpu.itlbs[word >> 4][n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def forget_jumps(cpu: cython.pointer(Cpu), half: u64) -> cython.void:
+    """Branch targets of the lower (0) or upper (1) half must be looked up again."""
+    cpu.stamps[half] += 0x10000
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+    """Forget one page's translations, global or not; all of it, where it was a larger page, even
+    if the page tables do not say so any more (SDM, INVLPG)."""
+    idx: cython.uint
+    n: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1))
+    word: cython.uint = cython.cast(cython.uint, (va >> 27) & 15)
+    if (cpu.huge_pages[0] | cpu.huge_pages[1]) >> ((va >> 30) & 63) & 1:
+        tlb_flush(cpu, 0)
+        return
+    if (cpu.large_pages[word] | cpu.large_pages[16 + word]) >> ((va >> 21) & 63) & 1:
+        _flush_large(cpu, va)
+        space_flush_page(cpu, va, 1)
+    space_flush_page(cpu, va, 0)
+    forget_jumps(cpu, va >> 63)
+    for idx in range(MMU_COUNT):
+        cpu.tlbs[idx][n] = cpu.tlb_blank[n]
+    for idx in range(2):
+        cpu.itlbs[idx][n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _flush_large(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+    """Forget the entries that were cut from the 2 MiB page around `va`: half of each TLB's
+    places could hold one."""
+    idx: cython.uint
+    n: cython.uint
+    first: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1) & ~511)
+    for n in range(first, first + 512):
+        for idx in range(MMU_COUNT):
+            if cpu.tlbs[idx][n].gpa & 2 and (cpu.tlbs[idx][n].rtag ^ va) >> 21 == 0:
+                cpu.tlbs[idx][n] = cpu.tlb_blank[n]
+        for idx in range(2):
+            if cpu.itlbs[idx][n].gpa & 2 and (cpu.itlbs[idx][n].tag ^ va) >> 21 == 0:
+                cpu.itlbs[idx][n] = cpu.itlb_blank[n]
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _tlb_gpa(cpu: cython.pointer(Cpu), va: u64, walk: cython.pointer(Walk)) -> u64:
+    """TlbEntry.gpa of a walk's result; notes large pages for tlb_flush_page."""
+    word: cython.uint = cython.cast(cython.uint, (va >> 27) & 15) + 16 * walk.global_page
+    if walk.large == 0:
+        return (walk.gpa & PAGE_MASK) | walk.global_page
+    if walk.large == 21:
+        cpu.large_pages[word] |= cython.cast(u64, 1) << ((va >> 21) & 63)
+    else:
+        cpu.huge_pages[walk.global_page] |= cython.cast(u64, 1) << ((va >> 30) & 63)
+    return (walk.gpa & PAGE_MASK) | walk.global_page | 2
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def tlb_fill(
+    cpu: cython.pointer(Cpu),
+    va: u64,
+    idx: u32,
+    walk: cython.pointer(Walk),
+    slot: cython.pointer(Slot),
+) -> cython.void:
+    """Enter a page into the data TLB, unless a data breakpoint or a watchpoint lies in it."""
+    page: u64 = va & PAGE_MASK
+    number: u64 = (walk.gpa - slot.gpa) >> 12
+    entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
+    if (cpu.dr[7] & 0xFF) and _break_page(cpu, page):
+        return
+    if cpu.vm.nwatches and watch_page(cpu.vm, page):
+        return
+    entry.rtag = page
+    entry.host = slot.host + (number << 12)
+    entry.gpa = _tlb_gpa(cpu, va, walk)
+    cpu.tlb_used[idx * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
+    if (
+        walk.writable
+        and not slot.readonly
+        and not slot.code_pages[number]
+        and not _in_lockstep(cpu.vm)
+    ):
+        entry.wtag = page
+        if may_write(cpu, slot, number):
+            return
+    entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _in_lockstep(vm: cython.pointer(Vm)) -> cython.bint:
+    """Does every store of the interpreter take the slow path, to be noted?"""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
+    return tr != cython.NULL and tr.lockstep
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _break_page(cpu: cython.pointer(Cpu), page: u64) -> cython.int:
+    """Is a data breakpoint (SDM, "Debug Registers") enabled in or next to this page?"""
+    i: cython.uint
+    for i in range(4):
+        if (cpu.dr[7] >> (2 * i)) & 3 and (cpu.dr[7] >> (16 + 4 * i)) & 3:
+            if ((cpu.dr[i] & PAGE_MASK) - page + PAGE) <= 2 * PAGE:
+                return 1
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def fetch(
+    cpu: cython.pointer(Cpu), va: u64, host: cython.pointer(u64), gpa: cython.pointer(u64)
+) -> cython.int:
+    """Find the code byte at linear `va` and enter its page into the code TLB."""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    user: cython.uint = 1 if cpu.cpl == 3 else 0
+    entry: cython.pointer(ItlbEntry) = cython.address(cpu.itlbs[user][(va >> 12) & (TLB_SIZE - 1)])
+    if entry.tag != (va & PAGE_MASK):
+        if page_walk(
+            cpu, va, ACCESS_EXEC, MMU_USER if user else MMU_SUPERVISOR, cython.address(walk)
+        ):
+            return ST_FAULT
+        slot = find_slot(cpu.vm, walk.gpa)
+        if slot == cython.NULL:
+            internal_error(cpu, b"instruction fetch outside RAM", walk.gpa)
+            return ST_EXIT
+        if va >> 63 and not walk.global_page:
+            cpu.private_code = 1
+        entry.tag = va & PAGE_MASK
+        entry.host = slot.host + ((walk.gpa - slot.gpa) & PAGE_MASK)
+        entry.gpa = _tlb_gpa(cpu, va, cython.address(walk))
+        cpu.itlb_used[user * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
+    host[0] = entry.host + (va & 0xFFF)
+    gpa[0] = (entry.gpa & PAGE_MASK) | (va & 0xFFF)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def prime_read(cpu: cython.pointer(Cpu), va: u64, idx: u32) -> cython.int:
+    """Enter the page of `va` into the TLB, if loads from it may be direct. 0 or ST_FAULT"""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    if page_walk(cpu, va, ACCESS_READ, idx, cython.address(walk)):
+        return ST_FAULT
+    slot = find_slot(cpu.vm, walk.gpa)
+    if slot != cython.NULL:
+        tlb_fill(cpu, va, idx, cython.address(walk), slot)
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def prime_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+    """Before a read-modify-write: fault now, or make the page writable through the TLB, so that
+    a LOCKed instruction works on guest RAM itself and not on a copy."""
+    walk: Walk
+    slot: cython.pointer(Slot)
+    if (va & 0xFFF) + size > PAGE:
+        return probe_write(cpu, va, size, idx)
+    if page_walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
+        return ST_FAULT
+    slot = find_slot(cpu.vm, walk.gpa)
+    if slot != cython.NULL:
+        tlb_fill(cpu, va, idx, cython.address(walk), slot)
+    return 0
