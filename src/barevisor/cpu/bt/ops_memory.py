@@ -2,7 +2,8 @@
 
 Every hot handler has one shape: address, TLB hit, work, tail call. On a miss it becomes the slow
 twin, which works on cpu.bounce or enters the page into the TLB. `*_flat` handlers serve 64-bit
-mode without FS, GS or an address-size prefix, where an address is base + index * scale + disp.
+mode without FS, GS or an address-size prefix, where an address is base + index * scale + disp;
+what the twins do with it is in ops_memory.pxd.
 """
 
 import cython
@@ -18,48 +19,24 @@ PAUSES: u32 = cython.declare(u32, 64)
 # ---- copied instructions -----------------------------------------------------------------
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mem_read_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def mem_read_flat(cpu, op):
     """An instruction that reads its memory operand."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), op.msize)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    return op.thunk(cpu, op, host)
+    return read_thunk(cpu, op, linear_flat(cpu, op))
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mem_write_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """One that writes it, or reads and writes it."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), op.msize)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    return op.thunk(cpu, op, host)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mem_read(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def mem_read(cpu, op):
     """An instruction that reads its memory operand."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), op.msize)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    return op.thunk(cpu, op, host)
+    return read_thunk(cpu, op, linear(cpu, op))
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mem_write(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def mem_write_flat(cpu, op):
     """One that writes it, or reads and writes it."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), op.msize)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    return op.thunk(cpu, op, host)
+    return write_thunk(cpu, op, linear_flat(cpu, op))
+
+
+def mem_write(cpu, op):
+    """One that writes it, or reads and writes it."""
+    return write_thunk(cpu, op, linear(cpu, op))
 
 
 @cython.cfunc
@@ -124,15 +101,10 @@ def mem_write_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.i
 @cython.exceptval(check=False)
 def mem_aligned(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """An SSE operand that must lie on a multiple of its size (SDM, exception class 1)."""
-    host: cython.pointer(u8)
     va: u64 = linear(cpu, op)
     if va & (op.msize - 1):
         return fault(cpu, op, EXC_GP, 0)
-    if op.flags & OPF_MEM_WRITE:
-        host = write_fast(cpu, va, op.msize)
-        return mem_write_slow(cpu, op) if host == cython.NULL else op.thunk(cpu, op, host)
-    host = read_fast(cpu, va, op.msize)
-    return mem_read_slow(cpu, op) if host == cython.NULL else op.thunk(cpu, op, host)
+    return write_thunk(cpu, op, va) if op.flags & OPF_MEM_WRITE else read_thunk(cpu, op, va)
 
 
 @cython.cfunc
@@ -149,432 +121,174 @@ def segment_check(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.in
 # ---- moves -------------------------------------------------------------------------------
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load64_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def load64_flat(cpu, op):
     """MOV r64, m64."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 8)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u64), host)[0]
-    return next_op(cpu, op)
+    return load_whole(cpu, op, linear_flat(cpu, op), 8)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load32_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV r32, m32: clears the upper half."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u32), host)[0]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load16_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV r16, m16."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cython.cast(cython.pointer(u16), cython.address(cpu.regs[op.reg]))[0] = cython.cast(
-        cython.pointer(u16), host
-    )[0]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load8_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV r8, m8."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    (cython.cast(cython.pointer(u8), cpu) + op.reg_off)[0] = cython.cast(cython.pointer(u8), host)[
-        0
-    ]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadzx8_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVZX r32 or r64, m8."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u8), host)[0]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadzx16_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVZX r32 or r64, m16."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u16), host)[0]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadsx8_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVSX r32 or r64, m8; imm2 cuts the result."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = (
-        cython.cast(u64, cython.cast(i64, cython.cast(cython.pointer(i8), host)[0])) & op.imm2
-    )
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadsx16_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVSX r32 or r64, m16; imm2 cuts the result."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = (
-        cython.cast(u64, cython.cast(i64, cython.cast(cython.pointer(i16), host)[0])) & op.imm2
-    )
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadsx32_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVSXD r64, m32."""
-    host: cython.pointer(u8) = read_fast(cpu, linear_flat(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(u64, cython.cast(i64, cython.cast(cython.pointer(i32), host)[0]))
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store64_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m64, r64."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 8)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u64), host)[0] = cpu.regs[op.reg]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store32_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m32, r32."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u32), host)[0] = cython.cast(u32, cpu.regs[op.reg])
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store16_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m16, r16."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u16), host)[0] = cython.cast(u16, cpu.regs[op.reg])
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store8_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m8, r8."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u8), host)[0] = (cython.cast(cython.pointer(u8), cpu) + op.reg_off)[
-        0
-    ]
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei64_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m64, imm32."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 8)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u64), host)[0] = op.imm
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei32_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m32, imm32."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u32), host)[0] = cython.cast(u32, op.imm)
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei16_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m16, imm16."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u16), host)[0] = cython.cast(u16, op.imm)
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei8_flat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOV m8, imm8."""
-    host: cython.pointer(u8) = write_fast(cpu, linear_flat(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u8), host)[0] = cython.cast(u8, op.imm)
-    return next_op(cpu, op)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def load64(cpu, op):
     """MOV r64, m64."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 8)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u64), host)[0]
-    return next_op(cpu, op)
+    return load_whole(cpu, op, linear(cpu, op), 8)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load32(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def load32_flat(cpu, op):
     """MOV r32, m32: clears the upper half."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u32), host)[0]
-    return next_op(cpu, op)
+    return load_whole(cpu, op, linear_flat(cpu, op), 4)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def load32(cpu, op):
+    """MOV r32, m32: clears the upper half."""
+    return load_whole(cpu, op, linear(cpu, op), 4)
+
+
+def load16_flat(cpu, op):
     """MOV r16, m16."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cython.cast(cython.pointer(u16), cython.address(cpu.regs[op.reg]))[0] = cython.cast(
-        cython.pointer(u16), host
-    )[0]
-    return next_op(cpu, op)
+    return load_part(cpu, op, linear_flat(cpu, op), 2)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load8(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def load16(cpu, op):
+    """MOV r16, m16."""
+    return load_part(cpu, op, linear(cpu, op), 2)
+
+
+def load8_flat(cpu, op):
     """MOV r8, m8."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    (cython.cast(cython.pointer(u8), cpu) + op.reg_off)[0] = cython.cast(cython.pointer(u8), host)[
-        0
-    ]
-    return next_op(cpu, op)
+    return load_part(cpu, op, linear_flat(cpu, op), 1)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadzx8(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVZX r32 or r64, m8."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u8), host)[0]
-    return next_op(cpu, op)
+def load8(cpu, op):
+    """MOV r8, m8."""
+    return load_part(cpu, op, linear(cpu, op), 1)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadzx16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def loadzx16_flat(cpu, op):
     """MOVZX r32 or r64, m16."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(cython.pointer(u16), host)[0]
-    return next_op(cpu, op)
+    return load_whole(cpu, op, linear_flat(cpu, op), 2)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadsx8(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVSX r32 or r64, m8; imm2 cuts the result."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = (
-        cython.cast(u64, cython.cast(i64, cython.cast(cython.pointer(i8), host)[0])) & op.imm2
-    )
-    return next_op(cpu, op)
+def loadzx16(cpu, op):
+    """MOVZX r32 or r64, m16."""
+    return load_whole(cpu, op, linear(cpu, op), 2)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadsx16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """MOVSX r32 or r64, m16; imm2 cuts the result."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = (
-        cython.cast(u64, cython.cast(i64, cython.cast(cython.pointer(i16), host)[0])) & op.imm2
-    )
-    return next_op(cpu, op)
+def loadzx8_flat(cpu, op):
+    """MOVZX r32 or r64, m8."""
+    return load_whole(cpu, op, linear_flat(cpu, op), 1)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def loadsx32(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def loadzx8(cpu, op):
+    """MOVZX r32 or r64, m8."""
+    return load_whole(cpu, op, linear(cpu, op), 1)
+
+
+def loadsx32_flat(cpu, op):
     """MOVSXD r64, m32."""
-    host: cython.pointer(u8) = read_fast(cpu, linear(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_read_slow(cpu, op)
-    cpu.regs[op.reg] = cython.cast(u64, cython.cast(i64, cython.cast(cython.pointer(i32), host)[0]))
-    return next_op(cpu, op)
+    return load_signed(cpu, op, linear_flat(cpu, op), 4)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def loadsx32(cpu, op):
+    """MOVSXD r64, m32."""
+    return load_signed(cpu, op, linear(cpu, op), 4)
+
+
+def loadsx16_flat(cpu, op):
+    """MOVSX r32 or r64, m16; imm2 cuts the result."""
+    return load_signed(cpu, op, linear_flat(cpu, op), 2)
+
+
+def loadsx16(cpu, op):
+    """MOVSX r32 or r64, m16; imm2 cuts the result."""
+    return load_signed(cpu, op, linear(cpu, op), 2)
+
+
+def loadsx8_flat(cpu, op):
+    """MOVSX r32 or r64, m8; imm2 cuts the result."""
+    return load_signed(cpu, op, linear_flat(cpu, op), 1)
+
+
+def loadsx8(cpu, op):
+    """MOVSX r32 or r64, m8; imm2 cuts the result."""
+    return load_signed(cpu, op, linear(cpu, op), 1)
+
+
+def store64_flat(cpu, op):
     """MOV m64, r64."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 8)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u64), host)[0] = cpu.regs[op.reg]
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 8, cpu.regs[op.reg])
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store32(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def store64(cpu, op):
+    """MOV m64, r64."""
+    return store_value(cpu, op, linear(cpu, op), 8, cpu.regs[op.reg])
+
+
+def store32_flat(cpu, op):
     """MOV m32, r32."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u32), host)[0] = cython.cast(u32, cpu.regs[op.reg])
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 4, cpu.regs[op.reg])
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def store32(cpu, op):
+    """MOV m32, r32."""
+    return store_value(cpu, op, linear(cpu, op), 4, cpu.regs[op.reg])
+
+
+def store16_flat(cpu, op):
     """MOV m16, r16."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u16), host)[0] = cython.cast(u16, cpu.regs[op.reg])
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 2, cpu.regs[op.reg])
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store8(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def store16(cpu, op):
+    """MOV m16, r16."""
+    return store_value(cpu, op, linear(cpu, op), 2, cpu.regs[op.reg])
+
+
+def store8_flat(cpu, op):
     """MOV m8, r8."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u8), host)[0] = (cython.cast(cython.pointer(u8), cpu) + op.reg_off)[
-        0
-    ]
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 1, part(cpu, op)[0])
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def store8(cpu, op):
+    """MOV m8, r8."""
+    return store_value(cpu, op, linear(cpu, op), 1, part(cpu, op)[0])
+
+
+def storei64_flat(cpu, op):
     """MOV m64, imm32."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 8)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u64), host)[0] = op.imm
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 8, op.imm)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei32(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def storei64(cpu, op):
+    """MOV m64, imm32."""
+    return store_value(cpu, op, linear(cpu, op), 8, op.imm)
+
+
+def storei32_flat(cpu, op):
     """MOV m32, imm32."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 4)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u32), host)[0] = cython.cast(u32, op.imm)
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 4, op.imm)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei16(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def storei32(cpu, op):
+    """MOV m32, imm32."""
+    return store_value(cpu, op, linear(cpu, op), 4, op.imm)
+
+
+def storei16_flat(cpu, op):
     """MOV m16, imm16."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 2)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u16), host)[0] = cython.cast(u16, op.imm)
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 2, op.imm)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def storei8(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def storei16(cpu, op):
+    """MOV m16, imm16."""
+    return store_value(cpu, op, linear(cpu, op), 2, op.imm)
+
+
+def storei8_flat(cpu, op):
     """MOV m8, imm8."""
-    host: cython.pointer(u8) = write_fast(cpu, linear(cpu, op), 1)
-    if host == cython.NULL:
-        return mem_write_slow(cpu, op)
-    cython.cast(cython.pointer(u8), host)[0] = cython.cast(u8, op.imm)
-    return next_op(cpu, op)
+    return store_value(cpu, op, linear_flat(cpu, op), 1, op.imm)
+
+
+def storei8(cpu, op):
+    """MOV m8, imm8."""
+    return store_value(cpu, op, linear(cpu, op), 1, op.imm)
 
 
 @cython.cfunc
