@@ -505,7 +505,7 @@ def raise_nm(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 def handlers() -> dict[str, int]:
     """Handler addresses by name."""
     return {
-        "raise_ud": cython.cast(cython.size_t, cython.cast(handler_t, raise_ud)),
-        "raise_gp": cython.cast(cython.size_t, cython.cast(handler_t, raise_gp)),
-        "raise_nm": cython.cast(cython.size_t, cython.cast(handler_t, raise_nm)),
+        "raise_ud": entry_of(raise_ud),
+        "raise_gp": entry_of(raise_gp),
+        "raise_nm": entry_of(raise_nm),
     }

@@ -354,7 +354,7 @@ def retf_outer(cpu, op, s, items, desc, extra):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "jmp_far": cast(cython.size_t, cast(handler_t, h_jmp_far)),
-        "call_far": cast(cython.size_t, cast(handler_t, h_call_far)),
-        "retf": cast(cython.size_t, cast(handler_t, h_retf)),
+        "jmp_far": entry_of(h_jmp_far),
+        "call_far": entry_of(h_call_far),
+        "retf": entry_of(h_retf),
     }

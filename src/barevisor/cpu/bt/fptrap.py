@@ -111,6 +111,6 @@ def trap_sse(cpu, op, host):
 def addresses() -> dict[str, int]:
     """For the binder, which works with addresses."""
     return {
-        "fp_trap_register": cast(cython.size_t, cast(handler_t, trap_register)),
+        "fp_trap_register": entry_of(trap_register),
         "fp_trap_memory": cast(cython.size_t, cast(cython.p_void, trap_memory)),
     }

@@ -368,10 +368,10 @@ def iret_vm86(cpu, op, s, items):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "int": cast(cython.size_t, cast(handler_t, h_int)),
-        "int3": cast(cython.size_t, cast(handler_t, h_int3)),
-        "into": cast(cython.size_t, cast(handler_t, h_into)),
-        "int1": cast(cython.size_t, cast(handler_t, h_int1)),
-        "bound": cast(cython.size_t, cast(handler_t, h_bound)),
-        "iret": cast(cython.size_t, cast(handler_t, h_iret)),
+        "int": entry_of(h_int),
+        "int3": entry_of(h_int3),
+        "into": entry_of(h_into),
+        "int1": entry_of(h_int1),
+        "bound": entry_of(h_bound),
+        "iret": entry_of(h_iret),
     }

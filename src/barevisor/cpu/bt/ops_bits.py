@@ -179,8 +179,8 @@ def _bit_change_slow(
 def handlers() -> dict[str, int]:
     """Handler addresses by name, for the block builder."""
     return {
-        "bt": cython.cast(cython.size_t, cython.cast(handler_t, bt)),
-        "bts": cython.cast(cython.size_t, cython.cast(handler_t, bit_change)),
-        "btr": cython.cast(cython.size_t, cython.cast(handler_t, bit_change)),
-        "btc": cython.cast(cython.size_t, cython.cast(handler_t, bit_change)),
+        "bt": entry_of(bt),
+        "bts": entry_of(bit_change),
+        "btr": entry_of(bit_change),
+        "btc": entry_of(bit_change),
     }

@@ -159,13 +159,13 @@ def salc(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 def handlers() -> dict[str, int]:
     """Handler addresses by name, for the block builder."""
     return {
-        "pusha": cython.cast(cython.size_t, cython.cast(handler_t, pusha)),
-        "popa": cython.cast(cython.size_t, cython.cast(handler_t, popa)),
-        "aaa": cython.cast(cython.size_t, cython.cast(handler_t, aaa_aas)),
-        "aas": cython.cast(cython.size_t, cython.cast(handler_t, aaa_aas)),
-        "daa": cython.cast(cython.size_t, cython.cast(handler_t, daa_das)),
-        "das": cython.cast(cython.size_t, cython.cast(handler_t, daa_das)),
-        "aam": cython.cast(cython.size_t, cython.cast(handler_t, aam)),
-        "aad": cython.cast(cython.size_t, cython.cast(handler_t, aad)),
-        "salc": cython.cast(cython.size_t, cython.cast(handler_t, salc)),
+        "pusha": entry_of(pusha),
+        "popa": entry_of(popa),
+        "aaa": entry_of(aaa_aas),
+        "aas": entry_of(aaa_aas),
+        "daa": entry_of(daa_das),
+        "das": entry_of(daa_das),
+        "aam": entry_of(aam),
+        "aad": entry_of(aad),
+        "salc": entry_of(salc),
     }

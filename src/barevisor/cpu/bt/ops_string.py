@@ -431,10 +431,10 @@ def xlat(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 def handlers() -> dict[str, int]:
     """Handler addresses by name, for the block builder."""
     return {
-        "movs": cython.cast(cython.size_t, cython.cast(handler_t, movs)),
-        "stos": cython.cast(cython.size_t, cython.cast(handler_t, stos)),
-        "lods": cython.cast(cython.size_t, cython.cast(handler_t, lods)),
-        "scas": cython.cast(cython.size_t, cython.cast(handler_t, scas)),
-        "cmps": cython.cast(cython.size_t, cython.cast(handler_t, cmps)),
-        "xlat": cython.cast(cython.size_t, cython.cast(handler_t, xlat)),
+        "movs": entry_of(movs),
+        "stos": entry_of(stos),
+        "lods": entry_of(lods),
+        "scas": entry_of(scas),
+        "cmps": entry_of(cmps),
+        "xlat": entry_of(xlat),
     }

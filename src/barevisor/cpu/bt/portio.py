@@ -177,8 +177,8 @@ def h_outs(cpu, op):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "in": cast(cython.size_t, cast(handler_t, h_in)),
-        "out": cast(cython.size_t, cast(handler_t, h_out)),
-        "ins": cast(cython.size_t, cast(handler_t, h_ins)),
-        "outs": cast(cython.size_t, cast(handler_t, h_outs)),
+        "in": entry_of(h_in),
+        "out": entry_of(h_out),
+        "ins": entry_of(h_ins),
+        "outs": entry_of(h_outs),
     }

@@ -171,16 +171,16 @@ def h_rsm(cpu, op):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "cpuid": cast(cython.size_t, cast(handler_t, h_cpuid)),
-        "rdtsc": cast(cython.size_t, cast(handler_t, h_rdtsc)),
-        "rdtscp": cast(cython.size_t, cast(handler_t, h_rdtscp)),
-        "rdpid": cast(cython.size_t, cast(handler_t, h_rdpid)),
-        "rdpmc": cast(cython.size_t, cast(handler_t, h_rdpmc)),
-        "rdmsr": cast(cython.size_t, cast(handler_t, h_rdmsr)),
-        "wrmsr": cast(cython.size_t, cast(handler_t, h_wrmsr)),
-        "hlt": cast(cython.size_t, cast(handler_t, h_hlt)),
-        "monitor": cast(cython.size_t, cast(handler_t, h_monitor)),
-        "mwait": cast(cython.size_t, cast(handler_t, h_mwait)),
-        "ud": cast(cython.size_t, cast(handler_t, h_ud)),
-        "rsm": cast(cython.size_t, cast(handler_t, h_rsm)),
+        "cpuid": entry_of(h_cpuid),
+        "rdtsc": entry_of(h_rdtsc),
+        "rdtscp": entry_of(h_rdtscp),
+        "rdpid": entry_of(h_rdpid),
+        "rdpmc": entry_of(h_rdpmc),
+        "rdmsr": entry_of(h_rdmsr),
+        "wrmsr": entry_of(h_wrmsr),
+        "hlt": entry_of(h_hlt),
+        "monitor": entry_of(h_monitor),
+        "mwait": entry_of(h_mwait),
+        "ud": entry_of(h_ud),
+        "rsm": entry_of(h_rsm),
     }

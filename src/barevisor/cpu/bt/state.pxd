@@ -24,6 +24,10 @@ ctypedef int (*handler_t)(Cpu* cpu, Op* op) noexcept nogil
 ctypedef int (*thunk_t)(Cpu* cpu, Op* op, u8* host) noexcept nogil
 ctypedef void (*eoi_t)(Vm* vm, u32 vector) noexcept nogil
 
+cdef inline size_t entry_of(handler_t handler) noexcept nogil:
+    """The address of a handler, for the binder's table."""
+    return <size_t> handler
+
 cdef enum:
     TLB_BITS = 10
     JUMP_SIZE = 1024

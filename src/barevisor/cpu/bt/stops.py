@@ -123,4 +123,4 @@ def _trace(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.void:
 
 def handlers() -> dict[str, int]:
     """Handler addresses by name."""
-    return {"debug_check": cython.cast(cython.size_t, cython.cast(handler_t, debug_check))}
+    return {"debug_check": entry_of(debug_check)}

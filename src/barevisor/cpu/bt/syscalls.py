@@ -1,6 +1,5 @@
 """SYSCALL, SYSRET, SYSENTER, SYSEXIT, and hypercalls."""
 
-import cython
 from cython import cast
 
 
@@ -149,10 +148,10 @@ def h_vmmcall(cpu, op):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "syscall": cast(cython.size_t, cast(handler_t, h_syscall)),
-        "sysret": cast(cython.size_t, cast(handler_t, h_sysret)),
-        "sysenter": cast(cython.size_t, cast(handler_t, h_sysenter)),
-        "sysexit": cast(cython.size_t, cast(handler_t, h_sysexit)),
-        "vmcall": cast(cython.size_t, cast(handler_t, h_vmcall)),
-        "vmmcall": cast(cython.size_t, cast(handler_t, h_vmmcall)),
+        "syscall": entry_of(h_syscall),
+        "sysret": entry_of(h_sysret),
+        "sysenter": entry_of(h_sysenter),
+        "sysexit": entry_of(h_sysexit),
+        "vmcall": entry_of(h_vmcall),
+        "vmmcall": entry_of(h_vmmcall),
     }

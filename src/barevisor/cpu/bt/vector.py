@@ -162,10 +162,10 @@ def h_maskmovq(cpu, op):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "vzeroupper": cast(cython.size_t, cast(handler_t, h_vzeroupper)),
-        "vzeroall": cast(cython.size_t, cast(handler_t, h_vzeroall)),
-        "vmaskmov": cast(cython.size_t, cast(handler_t, h_vmaskmov)),
-        "gather": cast(cython.size_t, cast(handler_t, h_gather)),
-        "maskmovdqu": cast(cython.size_t, cast(handler_t, h_maskmovdqu)),
-        "maskmovq": cast(cython.size_t, cast(handler_t, h_maskmovq)),
+        "vzeroupper": entry_of(h_vzeroupper),
+        "vzeroall": entry_of(h_vzeroall),
+        "vmaskmov": entry_of(h_vmaskmov),
+        "gather": entry_of(h_gather),
+        "maskmovdqu": entry_of(h_maskmovdqu),
+        "maskmovq": entry_of(h_maskmovq),
     }

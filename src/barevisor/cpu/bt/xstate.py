@@ -382,14 +382,14 @@ def h_xsetbv(cpu, op):
 def handlers() -> dict[str, int]:
     """Handler addresses by the names of the instruction table."""
     return {
-        "fxsave": cast(cython.size_t, cast(handler_t, h_fxsave)),
-        "fxrstor": cast(cython.size_t, cast(handler_t, h_fxrstor)),
-        "xsave": cast(cython.size_t, cast(handler_t, h_xsave)),
-        "xsaveopt": cast(cython.size_t, cast(handler_t, h_xsaveopt)),
-        "xsavec": cast(cython.size_t, cast(handler_t, h_xsavec)),
-        "xsaves": cast(cython.size_t, cast(handler_t, h_xsaves)),
-        "xrstor": cast(cython.size_t, cast(handler_t, h_xrstor)),
-        "xrstors": cast(cython.size_t, cast(handler_t, h_xrstors)),
-        "xgetbv": cast(cython.size_t, cast(handler_t, h_xgetbv)),
-        "xsetbv": cast(cython.size_t, cast(handler_t, h_xsetbv)),
+        "fxsave": entry_of(h_fxsave),
+        "fxrstor": entry_of(h_fxrstor),
+        "xsave": entry_of(h_xsave),
+        "xsaveopt": entry_of(h_xsaveopt),
+        "xsavec": entry_of(h_xsavec),
+        "xsaves": entry_of(h_xsaves),
+        "xrstor": entry_of(h_xrstor),
+        "xrstors": entry_of(h_xrstors),
+        "xgetbv": entry_of(h_xgetbv),
+        "xsetbv": entry_of(h_xsetbv),
     }
