@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from barevisor.board import acpi
@@ -28,6 +27,7 @@ from barevisor.guest.agent import AgentClient
 from barevisor.guest.cache import Progress, cache_dir
 from barevisor.guest.cmdline import kernel_command_line
 from barevisor.pc import Output, build_board, cache_memory, make_machine
+from barevisor.records import dataclass, field
 
 AGENT_PORT = "barevisor.agent"
 

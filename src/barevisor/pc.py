@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from barevisor.board import acpi, power
 from barevisor.board import map as board_map
@@ -24,6 +23,7 @@ from barevisor.devices.i8042 import I8042
 from barevisor.devices.rtc import Rtc
 from barevisor.devices.serial import Serial
 from barevisor.guest.cache import cache_dir
+from barevisor.records import dataclass
 
 WAKE_POLL = 0.005
 """Seconds between looks for what wakes a machine from S3."""
@@ -117,6 +117,8 @@ def _wake(machine: Machine, rtc: Rtc) -> None:
     in real mode at the FACS's waking vector (ACPI 6.5, 5.2.10)."""
     while not rtc.alarmed and not machine.ending:
         time.sleep(WAKE_POLL)
+    from dataclasses import replace  # test images only
+
     vector = int.from_bytes(machine.ram.read(acpi.FACS_WAKING_VECTOR, 4), "little") & 0xFFFFF
     state = CpuState(tsc=machine.vcpus[0].get_state().tsc)
     state.cs = replace(state.cs, selector=vector >> 4, base=vector & 0xFFFF0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 from barevisor.errors import GuestTimeout
 from barevisor.guest.agent import CHUNK, GuestProcess, GuestReader
+from barevisor.records import dataclass
 
 Argv = Sequence[str | bytes]
 

@@ -84,7 +84,7 @@ def finish(vcpu: engine.Vcpu) -> engine.Exit:
         done = vcpu.run()
         match done:
             case engine.PioRead() | engine.MmioRead():
-                count = done.count if isinstance(done, engine.PioRead) else 1
+                count = done.items if isinstance(done, engine.PioRead) else 1
                 vcpu.complete_read(bytes(done.size * count))
             case engine.PioWrite(port=micro.END) | engine.Shutdown() | engine.InternalError():
                 return done

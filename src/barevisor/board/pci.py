@@ -15,12 +15,12 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from barevisor.board.bus import Bus, BusDevice, Window
 from barevisor.board.msix import CAPABILITY_ID as MSIX_ID
 from barevisor.board.msix import CONTROL_AT, MsiX
 from barevisor.errors import ConfigError
+from barevisor.records import dataclass
 
 CONFIG_SIZE = 4096
 ECAM_BUS_SIZE = 1 << 20

@@ -5,15 +5,16 @@ Nothing above this file asks which one runs. An engine owns the CPUs, their loca
 PC's interrupt controllers (IOAPIC, 8259 pair, 8254), as the in-kernel irqchip of KVM does;
 every other device lives above, and is reached through exits.
 
-Exits are frozen dataclasses, so the run loop is one `match`. A read exit is answered with
+Exits are records, so the run loop is one `match`. A read exit is answered with
 `Vcpu.complete_read` before the next `run`; a write exit needs no answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+from barevisor.records import dataclass, field
 
 if TYPE_CHECKING:
     from barevisor.cpu.vmstate import VmState
@@ -29,17 +30,15 @@ __all__ = [
 # ---- exits -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PioRead:
-    """IN or INS: `count` items of `size` (1, 2, 4) bytes from `port`; answer size*count bytes."""
+class PioRead(NamedTuple):
+    """IN or INS: `items` of `size` (1, 2, 4) bytes from `port`; answer size*items bytes."""
 
     port: int
     size: int
-    count: int = 1
+    items: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class PioWrite:
+class PioWrite(NamedTuple):
     """OUT or OUTS: `data` holds one or more items of `size` (1, 2, 4) bytes for `port`."""
 
     port: int
@@ -47,16 +46,14 @@ class PioWrite:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MmioRead:
+class MmioRead(NamedTuple):
     """A load from guest-physical memory that no slot backs; answer `size` (1..8) bytes."""
 
     gpa: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class MmioWrite:
+class MmioWrite(NamedTuple):
     """A store to guest-physical memory that no slot backs, 1..8 bytes."""
 
     gpa: int
@@ -79,23 +76,20 @@ class Shutdown:
     """Triple fault. The CPU's state is as it was when it gave up."""
 
 
-@dataclass(frozen=True, slots=True)
-class SystemEvent:
+class SystemEvent(NamedTuple):
     """The guest asked the engine itself for "shutdown", "reset" or "crash"."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class InternalError:
+class InternalError(NamedTuple):
     """The engine cannot go on: an instruction it cannot emulate, or a failed VM entry."""
 
     reason: str
     data: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DebugStop:
+class DebugStop(NamedTuple):
     """What a debugger asked for (`EngineVm.set_debug`, `Vcpu.set_step`) came about; the guest's
     own debug exceptions do not exit.
 

@@ -6,9 +6,8 @@ Apart from the contract, because a start does not need it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from barevisor.cpu.x86.cpuid import CpuidRow
+from barevisor.records import dataclass, field
 
 
 @dataclass(slots=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from barevisor.errors import ConfigError, HostError
 from barevisor.guest.cache import OFFLINE_HINT, Progress, kernels_dir, read_cached
 from barevisor.guest.modules import Module, forces_signatures, load_modules
+from barevisor.records import dataclass
 
 BOOT = Path("/boot")
 MODULES = Path("/lib/modules")

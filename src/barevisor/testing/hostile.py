@@ -402,7 +402,7 @@ def drive(rng: random.Random, box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) 
                 if kicks == 2:
                     break
             case engine.PioRead() | engine.MmioRead():
-                size = done.size * (done.count if isinstance(done, engine.PioRead) else 1)
+                size = done.size * (done.items if isinstance(done, engine.PioRead) else 1)
                 vcpu.complete_read(rng.randbytes(size))
         if rng.random() < 0.1:
             vm.signal_msi(micro.LAPIC, rng.getrandbits(8))

@@ -528,7 +528,7 @@ def _loop(
                 return "shutdown"
             case PioRead() | engine.MmioRead():
                 steps.append(done)
-                size = done.size * (done.count if isinstance(done, PioRead) else 1)
+                size = done.size * (done.items if isinstance(done, PioRead) else 1)
                 vcpu.complete_read(answers[:size].ljust(size, b"\xff"))
                 answers = answers[size:]
             case PioWrite() | engine.MmioWrite():
@@ -573,7 +573,7 @@ def merged(steps: list[int | engine.Exit]) -> list[int | engine.Exit]:
                     continue
             case PioRead(port, size, count), PioRead() as new if new.port == port:
                 if new.size == size:
-                    done[-1] = PioRead(port, size, count + new.count)
+                    done[-1] = PioRead(port, size, count + new.items)
                     continue
         done.append(step)
     return done

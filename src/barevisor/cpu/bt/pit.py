@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from barevisor.records import dataclass, field
 from barevisor.threads import Worker
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def monotonic_ns() -> int:
     return time.monotonic_ns()
 
 
-@dataclass
+@dataclass(slots=True)
 class Channel:
     """One counter. `start`: when it was loaded, ns; `paused`: ticks counted while the gate is 0."""
 

@@ -7,6 +7,7 @@ arch/x86/include/uapi/asm/kvm.h of Linux 6.1. Field order is the ABI; import che
 from __future__ import annotations
 
 import ctypes as c
+from struct import Struct
 from typing import ClassVar
 
 u8, u16, u32, u64 = c.c_uint8, c.c_uint16, c.c_uint32, c.c_uint64
@@ -375,18 +376,12 @@ RUN_EXIT_REASON = 8
 RUN_ARM = 32
 
 
-class RunIo(Abi):
-    """KVM_EXIT_IO."""
-
-    SIZE = 16
-    _fields_ = (("direction", u8), ("size", u8), ("port", u16), ("count", u32), ("offset", u64))
-
-
-class RunMmio(Abi):
-    """KVM_EXIT_MMIO. The kernel's struct ends at 21 bytes; the rest is alignment."""
-
-    SIZE = 24
-    _fields_ = (("gpa", u64), ("data", u8 * 8), ("len", u32), ("is_write", u8), ("pad", u8 * 3))
+RUN_REASON = Struct("<I")
+RUN_IO = Struct("<BBHIQ")
+"""KVM_EXIT_IO: direction (1 out), size, port, count, where in the page the data is."""
+RUN_MMIO = Struct("<Q8sIB")
+"""KVM_EXIT_MMIO: address, data, its length, 1 for a store."""
+RUN_MMIO_DATA = RUN_ARM + 8
 
 
 class RunDebug(Abi):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from barevisor.cpu.engine import DebugStop, GuestDebug, Watchpoint
 from barevisor.cpu.kvm import abi
@@ -32,8 +31,7 @@ LENGTHS = {1: 0, 2: 1, 4: 3, 8: 2}  # DR7.LENn
 KINDS = {"write": WRITE, "read": ACCESS, "access": ACCESS}
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(NamedTuple):
     """One debug register's work; `stop` is what its hit means."""
 
     address: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from barevisor.cpu import engine
 from barevisor.cpu.kvm import abi
@@ -25,8 +25,7 @@ SUBERRORS = {
 SYSTEM_EVENTS = {1: "shutdown", 2: "reset", 3: "crash", 4: "wakeup", 5: "suspend", 6: "sev-term"}
 
 
-@dataclass(frozen=True, slots=True)
-class Trap:
+class Trap(NamedTuple):
     """KVM_EXIT_DEBUG: a debug exception or INT3, a debugger's or the guest's own (debug.py)."""
 
     pc: int
@@ -36,7 +35,7 @@ class Trap:
 
 def decode(page: memoryview) -> engine.Exit | Trap:
     """The exit that the run page describes. The page may be a copy."""
-    reason = int.from_bytes(page[abi.RUN_EXIT_REASON : abi.RUN_EXIT_REASON + 4], "little")
+    (reason,) = abi.RUN_REASON.unpack_from(page, abi.RUN_EXIT_REASON)
     if reason == IO:
         return _io(page)
     if reason == MMIO:
@@ -57,18 +56,15 @@ def decode(page: memoryview) -> engine.Exit | Trap:
 
 
 def _io(page: memoryview) -> engine.Exit:
-    io = abi.RunIo.from_buffer_copy(page, abi.RUN_ARM)
-    if not io.direction:
-        return engine.PioRead(io.port, io.size, io.count)
-    data = bytes(page[io.offset : io.offset + io.size * io.count])
-    return engine.PioWrite(io.port, io.size, data)
+    out, size, port, count, at = abi.RUN_IO.unpack_from(page, abi.RUN_ARM)
+    if not out:
+        return engine.PioRead(port, size, count)
+    return engine.PioWrite(port, size, bytes(page[at : at + size * count]))
 
 
 def _mmio(page: memoryview) -> engine.Exit:
-    mmio = abi.RunMmio.from_buffer_copy(page, abi.RUN_ARM)
-    if mmio.is_write:
-        return engine.MmioWrite(mmio.gpa, bytes(mmio.data)[: mmio.len])
-    return engine.MmioRead(mmio.gpa, mmio.len)
+    gpa, data, size, store = abi.RUN_MMIO.unpack_from(page, abi.RUN_ARM)
+    return engine.MmioWrite(gpa, data[:size]) if store else engine.MmioRead(gpa, size)
 
 
 def _failure(page: memoryview, reason: int) -> engine.InternalError:

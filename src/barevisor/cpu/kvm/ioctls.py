@@ -12,11 +12,11 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from dataclasses import dataclass
 from errno import EINVAL, ENOMEM, ENOSYS, ENOTTY
 
 from barevisor.cpu.kvm import abi
 from barevisor.errors import EngineError
+from barevisor.records import dataclass
 
 KVMIO = 0xAE
 NONE, WRITE, READ = 0, 1, 2  # _IOC_NONE, _IOC_WRITE, _IOC_READ

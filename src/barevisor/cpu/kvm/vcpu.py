@@ -23,6 +23,7 @@ from barevisor.errors import EngineError
 
 KICK = signal.SIGRTMIN + 4
 SYS_TGKILL = 234  # x86-64
+RUN = ioctls.RUN.number
 
 _libc = ctypes.CDLL(None)
 _libc.syscall.argtypes = [ctypes.c_long] * 4
@@ -80,7 +81,7 @@ class KvmVcpu:
     def _enter(self) -> int:
         """KVM_RUN; 0 or the errno. The GIL is released meanwhile."""
         try:
-            fcntl.ioctl(self._fd, ioctls.RUN.number, 0)
+            fcntl.ioctl(self._fd, RUN, 0)
         except OSError as e:
             return e.errno or EINTR
         return 0
@@ -97,10 +98,10 @@ class KvmVcpu:
                 return stop
             case engine.PioRead() | engine.PioWrite():
                 self._unfinished = True
-                self._data_at = abi.RunIo.from_buffer_copy(self._page, abi.RUN_ARM).offset
+                self._data_at = abi.RUN_IO.unpack_from(self._page, abi.RUN_ARM)[4]
             case engine.MmioRead() | engine.MmioWrite():
                 self._unfinished = True
-                self._data_at = abi.RUN_ARM + abi.RunMmio.data.offset
+                self._data_at = abi.RUN_MMIO_DATA
             case _:
                 self._unfinished = False
         return done

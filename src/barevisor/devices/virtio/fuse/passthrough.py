@@ -18,11 +18,11 @@ import os
 import resource
 import stat
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from barevisor.devices.virtio.fuse.abi import ROOT_ID
 from barevisor.errors import ConfigError, HostError
+from barevisor.records import dataclass
 
 MAX_INODES = 1 << 20
 MAX_DEPTH = 4096  # a chain of parents; a host that moves directories about could make a ring
@@ -116,6 +116,14 @@ class Inode:
     """The name is gone: `fd` cannot be reopened and is not evicted."""
     hidden: bool = False
     """The root of a pseudo file system: an empty directory."""
+
+    def __init__(  # the guest's every look-up makes one
+        self, nodeid: int, key: int, parent: Inode | None, name: bytes, kind: int, dev: int,
+        lookups: int = 0, fd: int = -1,
+    ) -> None:  # fmt: skip
+        self.nodeid, self.key, self.parent, self.name = nodeid, key, parent, name
+        self.kind, self.dev, self.lookups, self.fd = kind, dev, lookups, fd
+        self.pinned = self.hidden = False
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,6 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple, Protocol
 
@@ -22,6 +21,7 @@ from barevisor.devices.virtio.fuse import abi
 from barevisor.devices.virtio.fuse.abi import Init, Op
 from barevisor.devices.virtio.fuse.passthrough import NAME_MAX, Entry, HostTree, Inode, fail
 from barevisor.errors import GuestError
+from barevisor.records import dataclass
 
 MAX_PAGES = 256
 MAX_IO = MAX_PAGES * 4096
@@ -61,8 +61,7 @@ class Buffers(Protocol):
     """Bytes in `writable`."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(NamedTuple):
     """One request, its fixed part copied out of guest memory."""
 
     nodeid: int
