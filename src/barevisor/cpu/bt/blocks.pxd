@@ -13,6 +13,12 @@ cdef enum:                   # Op.flags of branches, set by the block builder
     OPF_LOCAL = 64           # the target lies in the block's own page: it may be linked
     OPF_FALL_LOCAL = 128     # the same for the instruction behind the branch
 
+cdef struct Start:           # where a block begins
+    u64 va                   # linear
+    u64 host
+    u64 gpa
+    u32 mode
+
 # Go on at `target` (offset in CS), in whatever block that is: a tail call, or ST_NEXT
 cdef int go(Cpu* cpu, u64 target) noexcept nogil
 # The block for cpu.rip in `mode`, built if need be. 0, ST_FAULT or ST_EXIT

@@ -101,29 +101,29 @@ def find_or_build(
     cpu: cython.pointer(Cpu), mode: u32, out: cython.pointer(cython.pointer(Block))
 ) -> cython.int:
     """The block at cpu.rip: 0, ST_FAULT (the fetch faults) or ST_EXIT (code outside RAM)."""
-    va: u64 = cpu.rip + cpu.segbase[SEG_CS]
-    host: u64 = 0
-    gpa: u64 = 0
+    start: Start
     status: cython.int
     block: cython.pointer(Block)
+    start.va = cpu.rip + cpu.segbase[SEG_CS]
+    start.mode = mode
     if cpu.mode & MODE_LEGACY:
-        va = cython.cast(u32, va)
+        start.va = cython.cast(u32, start.va)
         if cpu.rip > cpu.segs[SEG_CS].limit:
             cpu.fault_vector = EXC_GP
             cpu.fault_error = 0
             return ST_FAULT
-    status = fetch_code(cpu, va, cython.address(host), cython.address(gpa))
+    status = fetch_code(cpu, start.va, cython.address(start.host), cython.address(start.gpa))
     if status:
         return status
-    block = lookup_block(cpu.vm, host, mode)
+    block = lookup_block(cpu.vm, start.host, mode)
     if block != cython.NULL:
-        changed: cython.int = block.crosses and _changed(cpu, block, va)
+        changed: cython.int = block.crosses and _changed(cpu, block, start.va)
         if changed == 0:
             out[0] = block
             return 0
         if changed < 0:  # the second page is not executable any more, or not RAM
             return ST_EXIT if cpu.exit_reason else ST_FAULT
-    return _make(cpu, va, host, gpa, mode, block, out)
+    return _make(cpu, cython.address(start), block, out)
 
 
 @cython.cfunc
@@ -131,24 +131,21 @@ def find_or_build(
 @cython.exceptval(check=False)
 def _make(
     cpu: cython.pointer(Cpu),
-    va: u64,
-    host: u64,
-    gpa: u64,
-    mode: u32,
+    start: cython.pointer(Start),
     old: cython.pointer(Block),
     out: cython.pointer(cython.pointer(Block)),
 ) -> cython.int:
     """Build what was not found (`old`: or found changed), and drop all code where it must be."""
     vm: cython.pointer(Vm) = cpu.vm
     flushes: u32 = vm.flushes
-    status: cython.int = _build_locked(cpu, va, host, gpa, mode, old, out)
+    status: cython.int = _build_locked(cpu, start, old, out)
     if status == ST_EXIT and cpu.exit_reason == EXIT_CACHE_FULL:
         cpu.exit_reason = EXIT_NONE
         stop_others(vm, cpu)
         if vm.flushes == flushes:
             drop_code(vm)
         resume_others(vm, cpu)
-        status = _build_locked(cpu, va, host, gpa, mode, cython.NULL, out)
+        status = _build_locked(cpu, start, cython.NULL, out)
     return status
 
 
@@ -157,28 +154,25 @@ def _make(
 @cython.exceptval(check=False)
 def _build_locked(
     cpu: cython.pointer(Cpu),
-    va: u64,
-    host: u64,
-    gpa: u64,
-    mode: u32,
+    start: cython.pointer(Start),
     old: cython.pointer(Block),
     out: cython.pointer(cython.pointer(Block)),
 ) -> cython.int:
     """Another CPU may have been quicker."""
     vm: cython.pointer(Vm) = cpu.vm
-    slot: cython.pointer(Slot) = find_slot(vm, gpa)
+    slot: cython.pointer(Slot) = find_slot(vm, start.gpa)
     block: cython.pointer(Block)
     status: cython.int = 0
     vm_lock(vm, cpu)
     if old != cython.NULL:
         # A crossing block whose bytes changed; it stays in its page's list until that is dropped.
         unhash(vm, old)
-    block = lookup_block(vm, host, mode)
+    block = lookup_block(vm, start.host, start.mode)
     if block != cython.NULL and not block.crosses:
         out[0] = block
     else:
-        watch_code_page(cpu, slot, (gpa - slot.gpa) >> 12)
-        status = _build(cpu, va, host, gpa, mode, out)
+        watch_code_page(cpu, slot, (start.gpa - slot.gpa) >> 12)
+        status = _build(cpu, start, out)
     vm_unlock(vm)
     return status
 
@@ -220,18 +214,18 @@ def _changed(cpu: cython.pointer(Cpu), block: cython.pointer(Block), va: u64) ->
 @cython.exceptval(check=False)
 def _gather(
     cpu: cython.pointer(Cpu),
-    va: u64,
-    host: u64,
+    start: cython.pointer(Start),
     raw: cython.pointer(u8),
     avail: cython.pointer(u32),
 ) -> cython.int:
-    """Up to 15 bytes at `va` across the page boundary; what lies behind a bad page is cut."""
+    """Up to 15 bytes at `start` across the page boundary; what lies behind a bad page is cut."""
+    va: u64 = _second_page(cpu, start.va)
     next_host: u64 = 0
     gpa: u64 = 0
-    first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    first: u32 = cython.cast(u32, 4096 - (start.va & 0xFFF))
     status: cython.int
-    memcpy(raw, cython.cast(cython.p_void, host), first)
-    status = fetch_code(cpu, _second_page(cpu, va), cython.address(next_host), cython.address(gpa))
+    memcpy(raw, cython.cast(cython.p_void, start.host), first)
+    status = fetch_code(cpu, va, cython.address(next_host), cython.address(gpa))
     avail[0] = first if status else 15
     if status == 0:
         memcpy(raw + first, cython.cast(cython.p_void, next_host), 15 - first)
@@ -243,36 +237,33 @@ def _gather(
 @cython.exceptval(check=False)
 def _build(
     cpu: cython.pointer(Cpu),
-    va: u64,
-    host: u64,
-    gpa: u64,
-    mode: u32,
+    start: cython.pointer(Start),
     out: cython.pointer(cython.pointer(Block)),
 ) -> cython.int:
-    """Decode from `host` up to the end of the page, a branch, or MAX_INSNS, and bind."""
+    """Decode from `start` up to 32 instructions, a branch or the end of the page, and bind."""
     insns: Insn[32]
     raw: cython.uchar[16]
-    room: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
+    room: u32 = cython.cast(u32, 4096 - (start.va & 0xFFF))
     pos: u32 = 0
     count: u32 = 0
-    limit: u32 = 1 if mode & (MODE_STEP | MODE_ONE) or cpu.vm.single else 32
+    limit: u32 = 1 if start.mode & (MODE_STEP | MODE_ONE) or cpu.vm.single else 32
     result: cython.int = DEC_OK
     crossing: u32 = 0
     status: cython.int = 0
-    code: cython.pointer(u8) = cython.cast(cython.pointer(u8), host)
+    code: cython.pointer(u8) = cython.cast(cython.pointer(u8), start.host)
     while count < limit and pos < room:
-        result = decode(code + pos, room - pos, mode, cython.address(insns[count]))
+        result = decode(code + pos, room - pos, start.mode, cython.address(insns[count]))
         if result:
             break
         pos += insns[count].length
         count += 1
         if facts(insns[count - 1].row).attrs & RF_ENDS:
             break
-        if cpu.vm.debugging and break_offset(cpu.vm, va + pos):
+        if cpu.vm.debugging and break_offset(cpu.vm, start.va + pos):
             break
     if result == DEC_MORE and count == 0:
-        status = _gather(cpu, va, host, raw, cython.address(room))
-        result = decode(raw, room, mode, cython.address(insns[0]))
+        status = _gather(cpu, start, raw, cython.address(room))
+        result = decode(raw, room, start.mode, cython.address(insns[0]))
         if result == DEC_MORE:
             return status
         crossing = 1
@@ -286,7 +277,7 @@ def _build(
     elif result == DEC_MORE:
         result = DEC_OK
     return _finish_block(
-        cpu, insns, count, result, pos, host, gpa, mode, raw if crossing else cython.NULL, out
+        cpu, start, insns, count, result, pos, raw if crossing else cython.NULL, out
     )
 
 
@@ -295,31 +286,29 @@ def _build(
 @cython.exceptval(check=False)
 def _finish_block(
     cpu: cython.pointer(Cpu),
+    start: cython.pointer(Start),
     insns: cython.pointer(Insn),
     count: u32,
     result: cython.int,
     size: u32,
-    host: u64,
-    gpa: u64,
-    mode: u32,
     raw: cython.pointer(u8),
     out: cython.pointer(cython.pointer(Block)),
 ) -> cython.int:
     """Cut a Block and its Ops from the arena and enter it into hash and page list."""
     vm: cython.pointer(Vm) = cpu.vm
-    slot: cython.pointer(Slot) = find_slot(vm, gpa)
-    page: u64 = (gpa - slot.gpa) >> 12
+    slot: cython.pointer(Slot) = find_slot(vm, start.gpa)
+    page: u64 = (start.gpa - slot.gpa) >> 12
     block: cython.pointer(Block)
-    need: u64 = cython.sizeof(Block) + bind_bytes(count, mode)
+    need: u64 = cython.sizeof(Block) + bind_bytes(count, start.mode)
     if vm.arena_used + need > vm.arena_size:
         cpu.exit_reason = EXIT_CACHE_FULL
         return ST_EXIT
     block = cython.cast(cython.pointer(Block), vm.arena + vm.arena_used)
     memset(block, 0, need)
     block.ops = cython.cast(cython.pointer(Op), block + 1)
-    block.host = host
-    block.gpa = gpa
-    block.mode = mode
+    block.host = start.host
+    block.gpa = start.gpa
+    block.mode = start.mode
     block.size = size if size else 1
     block.count = count + (1 if result else 0)
     block.valid = 1
@@ -333,8 +322,8 @@ def _finish_block(
     vm.nblocks += 1
     block.page_next = slot.page_blocks[page]
     slot.page_blocks[page] = block
-    block.hash_next = vm.hash[block_hash(host)]
-    publish(cython.address(vm.hash[block_hash(host)]), block, RELEASE)
+    block.hash_next = vm.hash[block_hash(start.host)]
+    publish(cython.address(vm.hash[block_hash(start.host)]), block, RELEASE)
     out[0] = block
     return 0
 
