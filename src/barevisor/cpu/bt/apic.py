@@ -717,11 +717,3 @@ def apic_load(cpu, page):
         word[0x39 * 4] = a.tmict  # saved at the very end of a period
     timer_start(cpu, word[0x39 * 4])
     wake(cpu, ATT_INTERRUPT)
-
-
-def hooks() -> tuple:
-    """Addresses of apic_mmio_read and apic_mmio_write, for mmio.install_hooks."""
-    return (
-        cython.cast(cython.size_t, cython.cast(cython.p_void, apic_mmio_read)),
-        cython.cast(cython.size_t, cython.cast(cython.p_void, apic_mmio_write)),
-    )

@@ -1,2 +1,1 @@
-def hooks() -> tuple[int, int]:
-    """Addresses of apic_mmio_read and apic_mmio_write, for mmio.install_hooks."""
+"""Nothing here is for Python: C functions of the engine, declared in the .pxd."""

@@ -1,7 +1,6 @@
 """Debug registers at work: breakpoints on code, data and ports, and the single-step trap
 (SDM, "Debug Registers", "Debug Exceptions")."""
 
-import cython
 from cython import cast
 
 
@@ -70,8 +69,3 @@ def after_step(cpu):
             return ST_NEXT
     cpu.fault_address = bits
     return deliver(cpu, EXC_DB, NO_ERROR, KIND_EXCEPTION)
-
-
-def hooks() -> int:
-    """Address of data_breakpoint, for mmu.install_hooks."""
-    return cast(cython.size_t, cast(cython.p_void, data_breakpoint))

@@ -5,16 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 from barevisor.cpu.bt import (
-    apic,
     bind,
     control,
-    debug,
     far,
     flags,
     fpu,
     iret,
-    mmio,
-    mmu,
     ops_bits,
     ops_flow,
     ops_legacy,
@@ -47,5 +43,3 @@ def install() -> None:
     if missing:
         raise RuntimeError(f"instructions without a handler: {', '.join(missing)}")
     translate.install()
-    mmio.install_hooks(*apic.hooks())
-    mmu.install_hooks(debug.hooks())

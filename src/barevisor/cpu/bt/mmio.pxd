@@ -1,8 +1,5 @@
 from barevisor.cpu.bt.state cimport *
 
-ctypedef u32 (*apic_read_t)(Cpu* cpu, u32 offset) noexcept nogil
-ctypedef void (*apic_write_t)(Cpu* cpu, u32 offset, u32 value) noexcept nogil
-
 # By guest-physical address. A load: 0, or ST_EXIT (restart); a store: ST_BREAK
 cdef int mmio_load(Cpu* cpu, u64 gpa, u32 size, u8* out) noexcept nogil
 cdef int mmio_store(Cpu* cpu, u64 gpa, u32 size, u8* data) noexcept nogil

@@ -6,33 +6,9 @@ thing an instruction does, so it leaves afterwards.
 """
 
 import cython
+from cython.cimports.barevisor.cpu.bt.apic import apic_mmio_hit, apic_mmio_read, apic_mmio_write
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.string import memcpy, memset
-
-PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
-
-_apic_read: apic_read_t = cython.declare(apic_read_t, cython.NULL)
-_apic_write: apic_write_t = cython.declare(apic_write_t, cython.NULL)
-
-
-def install_hooks(apic_read: int, apic_write: int) -> None:
-    """Addresses of apic_mmio_read and apic_mmio_write."""
-    global _apic_read, _apic_write
-    _apic_read = cython.cast(apic_read_t, cython.cast(cython.size_t, apic_read))
-    _apic_write = cython.cast(apic_write_t, cython.cast(cython.size_t, apic_write))
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _is_apic(cpu: cython.pointer(Cpu), gpa: u64) -> cython.bint:
-    """The page of the local APIC, when there is one and it is in xAPIC mode."""
-    return (
-        cpu.vm.irqchip
-        and (gpa & PAGE_MASK) == (cpu.apic_base & PAGE_MASK)
-        and (cpu.apic_base & 0xC00) == 0x800
-    )
 
 
 @cython.cfunc
@@ -46,8 +22,8 @@ def mmio_load(cpu: cython.pointer(Cpu), gpa: u64, size: u32, out: cython.pointer
     found: cython.int
     while size:
         piece = 8 if size > 8 else size
-        if _is_apic(cpu, gpa):
-            value = _apic_read(cpu, cython.cast(u32, gpa & 0xFF0))
+        if apic_mmio_hit(cpu, gpa):
+            value = apic_mmio_read(cpu, cython.cast(u32, gpa & 0xFF0))
             memset(out, 0, piece)
             memcpy(
                 out,
@@ -80,11 +56,11 @@ def mmio_store(
 ) -> cython.int:
     """A store outside RAM (or to read-only memory): the APIC takes it, or it is an exit."""
     value: u32 = 0
-    if _is_apic(cpu, gpa):
+    if apic_mmio_hit(cpu, gpa):
         memcpy(
             cython.cast(cython.pointer(u8), cython.address(value)), data, 4 if size > 4 else size
         )
-        _apic_write(cpu, cython.cast(u32, gpa & 0xFF0), value)
+        apic_mmio_write(cpu, cython.cast(u32, gpa & 0xFF0), value)
         return ST_BREAK
     if cpu.exit_reason == EXIT_MMIO_WRITE:
         return _mmio_store_more(cpu, gpa, size, data)

@@ -5,8 +5,6 @@ from barevisor.cpu.bt.tlb cimport fetch, prime_read, prime_write
 cdef extern from *:
     u8 __sync_fetch_and_or_1(u8* at, u8 bits) nogil
 
-ctypedef u32 (*data_break_t)(Cpu* cpu, u64 va, u32 size, u32 write) noexcept nogil
-
 # All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
 cdef int load_slow(Cpu* cpu, u64 va, u32 size, void* out, u32 idx) noexcept nogil
 cdef int store_slow(Cpu* cpu, u64 va, u32 size, void* data, u32 idx) noexcept nogil

@@ -7,6 +7,7 @@ the TLBs tlb.py's, devices mmio.py's.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, kill_range
+from cython.cimports.barevisor.cpu.bt.debug import data_breakpoint
 from cython.cimports.barevisor.cpu.bt.lockstep import LOG_BYTES, LOG_STORES, StoreLog
 from cython.cimports.barevisor.cpu.bt.mmio import mmio_load, mmio_store
 from cython.cimports.barevisor.cpu.bt.paging import (
@@ -27,14 +28,6 @@ from cython.cimports.libc.string import memcpy
 EFER_LMA: u64 = cython.declare(u64, 1 << 10)
 PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
-
-_data_break: data_break_t = cython.declare(data_break_t, cython.NULL)
-
-
-def install_hooks(data_break: int) -> None:
-    """Address of data_breakpoint: a hook, for debug.py imports this module."""
-    global _data_break
-    _data_break = cython.cast(data_break_t, cython.cast(cython.size_t, data_break))
 
 
 @cython.cfunc
@@ -115,7 +108,7 @@ def _load_page(
     if page_walk(cpu, va, ACCESS_READ, idx, cython.address(walk)):
         return ST_FAULT
     if cpu.dr[7] & 0xFF:
-        cpu.pending_db |= _data_break(cpu, va, size, 0)
+        cpu.pending_db |= data_breakpoint(cpu, va, size, 0)
     if cpu.vm.nwatches:
         watch_access(cpu, va, size, STOP_ON_READ)
     slot = find_slot(cpu.vm, walk.gpa)
@@ -143,7 +136,7 @@ def _store_page(
     if page_walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
         return ST_FAULT
     if cpu.dr[7] & 0xFF:
-        cpu.pending_db |= _data_break(cpu, va, size, 1)
+        cpu.pending_db |= data_breakpoint(cpu, va, size, 1)
     if cpu.vm.nwatches:
         watch_access(cpu, va, size, STOP_ON_WRITE)
     slot = find_slot(cpu.vm, walk.gpa)

@@ -1,2 +1,1 @@
-def install_hooks(data_break: int) -> None:
-    """Address of data_breakpoint (mmu.pxd has the type)."""
+"""Nothing here is for Python: C functions of the engine, declared in the .pxd."""
