@@ -50,6 +50,13 @@ def hot(name: str, before: str, body: str, total: int, rest: str = PF, **fields:
 
 
 PTE_AT = f"{pte(SPARE):#x}"
+SECOND, OTHER_SECOND = SPARE + 0x1000, SPARE + 0x1000 ^ 0x2000
+SECOND_PTE = f"{pte(SECOND):#x}"
+ACROSS = {
+    SPARE + 0xFFC: bytes.fromhex("4181c701"), SECOND: bytes.fromhex("000000c3"),
+    OTHER_SECOND: bytes.fromhex("010000c3"),
+}  # fmt: skip
+"""add r15d, 1; ret: with one byte of the constant in the first page. Or 0x101, with the other."""
 AT = "mov ebx, SPARE_"
 PICK = "mov eax, ebp; and eax, 1; shl eax, {}"
 """EAX is 0 or 1 << n by turns."""
@@ -75,6 +82,17 @@ HOT_ROWS: tuple[MicroGuest, ...] = (
     hot("accessed and dirty bits that are cleared are set again", AT,
         f"mov byte [{PTE_AT}], 7; invlpg [rbx]; mov esi, [rbx]; mov al, [{PTE_AT}];"
         f"mov [rbx], esi; mov ah, [{PTE_AT}]; cmp ax, 0x6727; jne n; inc r15d; n: nop", ROUNDS),
+    hot("an instruction across two pages", f"mov eax, {SPARE + 0xFFC}", "call rax", ROUNDS,
+        poke=ACROSS),
+    hot("an instruction across two pages, its end changed every time", f"mov eax, {SPARE + 0xFFC}",
+        f"xor byte [{SECOND}], 1; call rax", HALF * 0x102, poke=ACROSS),
+    hot("an instruction across two pages, its end another page every other time",
+        f"mov eax, {SPARE + 0xFFC}; mov ebx, {SECOND}",
+        f"xor byte [{SECOND_PTE}+1], 0x20; invlpg [rbx]; call rax", HALF * 0x102, poke=ACROSS),
+    hot("an instruction across two pages, its end absent every other time",
+        f"mov eax, {SPARE + 0xFFC}; mov ebx, {SECOND}",
+        f"xor byte [{SECOND_PTE}], 1; invlpg [rbx]; call rax", ROUNDS * 0x101,
+        f"g: add r15d, 0x100; add rsp, 8; or byte [{SECOND_PTE}], 1; iretq", poke=ACROSS),
     hot("two address spaces by turns", f"mov rbx, [p]; jmp s; p: dq {WHERE}; s: nop",
         f"mov rax, cr3; xor rax, {PML4 ^ OTHER}; mov cr3, rax; add r15d, [rbx]", BOTH, poke=SPACES),
     hot("two PCIDs by turns, kept", "mov rbx, [p]; mov r8, [p+8]; mov r9, [p+16]; jmp s;"

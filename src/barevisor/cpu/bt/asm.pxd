@@ -53,6 +53,12 @@ cdef void lea(Asm* a, u32 to, u32 base, u32 index, u32 scale, u32 disp, u32 size
 # mov to, [base + index], mov [base + index], source; index may be R_NONE
 cdef void load_host(Asm* a, u32 to, u32 base, u32 index) noexcept nogil
 cdef void store_host(Asm* a, u32 source, u32 base, u32 index) noexcept nogil
+cdef void load_at(Asm* a, u32 to, u32 base, u32 disp) noexcept nogil
+cdef void cmp_host(Asm* a, u32 reg, u32 base, u32 disp) noexcept nogil
+# cmp [base + disp], the 1, 2 or 4 bytes at `value`
+cdef void cmp_value(Asm* a, u32 base, u32 disp, u32 size, u8* value) noexcept nogil
+# The address of a code TLB's entry (32 bytes each, at *gs:[field]) for the linear address in `reg`
+cdef void code_entry(Asm* a, u32 to, u32 reg, u32 field, u32 mask) noexcept nogil
 # jmp and jcc with a 32-bit displacement: the offset of that displacement, to be bound later
 cdef u32 jmp(Asm* a) noexcept nogil
 cdef u32 jcc(Asm* a, u32 condition) noexcept nogil

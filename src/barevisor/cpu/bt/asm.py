@@ -151,6 +151,59 @@ def store_host(a, source, base, index):
     _operand(a, source, base, index, 0, 0)
 
 
+def load_at(a, to, base, disp):
+    """mov r64, [base + disp]"""
+    a1(a, REX | 8 | _rex(to, base, R_NONE))
+    a1(a, 0x8B)
+    _operand(a, to, base, R_NONE, 0, disp)
+
+
+# ---- comparisons -------------------------------------------------------------------------
+
+
+def cmp_host(a, reg, base, disp):
+    """cmp r64, [base + disp]"""
+    a1(a, REX | 8 | _rex(reg, base, R_NONE))
+    a1(a, 0x3B)
+    _operand(a, reg, base, R_NONE, 0, disp)
+
+
+def cmp_value(a, base, disp, size, value):
+    """See asm.pxd."""
+    i: u32
+    if size == 2:
+        a1(a, 0x66)
+    if base & 8:
+        a1(a, REX | 1)
+    a1(a, 0x80 if size == 1 else 0x81)
+    _operand(a, 7, base, R_NONE, 0, disp)
+    for i in range(size):
+        a1(a, value[i])
+
+
+def code_entry(a, to, reg, field, mask):
+    """See asm.pxd: mov to, reg; shr to, 12; and to, mask; shl to, 5; add to, gs:[field]"""
+    mov_rr(a, to, reg)
+    _shift(a, 5, to, 12)
+    a1(a, REX | to >> 3)
+    a1(a, 0x81)
+    a1(a, 0xE0 | to & 7)
+    a4(a, mask)
+    _shift(a, 4, to, 5)
+    gs_op(a, 0x03, to, field, 1)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _shift(a: cython.pointer(Asm), extension: u32, reg: u32, count: u32) -> cython.void:
+    """shl (4) or shr (5) r64, count"""
+    a1(a, REX | 8 | reg >> 3)
+    a1(a, 0xC1)
+    a1(a, 0xC0 | extension << 3 | reg & 7)
+    a1(a, count)
+
+
 # ---- branches ----------------------------------------------------------------------------
 
 

@@ -376,13 +376,11 @@ def bind_bytes(count: u32, mode: u32) -> u64:
 @cython.nogil
 @cython.exceptval(check=False)
 def _translatable(vm: cython.pointer(Vm), block: cython.pointer(Block)) -> cython.bint:
-    """64-bit code within one page. Single steps, crossing instructions and whatever a debugger
-    looks at stay interpreted."""
+    """64-bit code. Single steps and whatever a debugger looks at stay interpreted."""
     return (
         vm.translator != cython.NULL
         and (block.mode & MODE_CODE_MASK) == MODE_CODE64
         and not block.mode & (MODE_STEP | MODE_ONE)
-        and not block.crosses
         and not vm.debugging
     )
 

@@ -157,6 +157,8 @@ cdef struct Work:            # one translation in the making
     u32 saved_address        # the next look-up's address is kept in Cpu.target too
     u32 flags                # IN_*: where the guest's flags are, at this point of the code
     u32 stack_aligned        # RSP is known to be a multiple of eight here
+    u32 crosses              # the last instruction ends in the next page: its first 15 bytes
+    u8 raw[16]
     u32 nborrowed            # spilled registers in scratch registers, for one instruction
     u32 borrowed_write
     u8 borrowed[4]

@@ -33,11 +33,12 @@ from cython.cimports.barevisor.cpu.bt.codemem import code_add
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.emit import Form
+from cython.cimports.barevisor.cpu.bt.tlb import fetch
 from cython.cimports.barevisor.cpu.bt.space import JUMP_ROOM, SPACE_BELOW
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import is_divide, plan_form
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
-from cython.cimports.libc.string import memset
+from cython.cimports.libc.string import memcpy, memset
 
 from barevisor.cpu.bt import decode as decoder
 
@@ -61,6 +62,10 @@ FIELD_ATTENTION: u32 = cython.declare(u32)
 FIELD_SYSFLAGS: u32 = cython.declare(u32)
 FIELD_KERNEL_GS: u32 = cython.declare(u32)
 FIELD_GS_BASE: u32 = cython.declare(u32)
+FIELD_ITLB: u32 = cython.declare(u32)
+ITLB_TAG: u32 = cython.declare(u32)
+ITLB_HOST: u32 = cython.declare(u32)
+PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
 
 @cython.cfunc
@@ -75,7 +80,12 @@ def _field(at: cython.p_void) -> u32:
 def _fields() -> cython.void:
     global FIELD_CPL, FIELD_ATTENTION, FIELD_SYSFLAGS, FIELD_KERNEL_GS, FIELD_GS_BASE
     global FIELD_SEGBASE, FIELD_PAGE_VA, FIELD_TARGET, FIELD_URGENT, FIELD_VEC_LIVE
+    global FIELD_ITLB, ITLB_TAG, ITLB_HOST
     none: cython.pointer(Cpu) = cython.NULL
+    entry: cython.pointer(ItlbEntry) = cython.NULL
+    FIELD_ITLB = _field(cython.address(none.itlb))
+    ITLB_TAG = _field(cython.address(entry.tag))
+    ITLB_HOST = _field(cython.address(entry.host))
     FIELD_SEGBASE = _field(cython.address(none.segbase[0]))
     FIELD_PAGE_VA = _field(cython.address(none.page_va))
     FIELD_TARGET = _field(cython.address(none.target))
@@ -261,7 +271,7 @@ def _gather(w: cython.pointer(Work)) -> cython.void:
     w.count = 0
     while w.count < TRACE_LIMIT and pos < 4096:
         insn = cython.address(w.insns[w.count])
-        if decode(w.page + pos, 4096 - pos, w.mode, insn):
+        if decode(w.page + pos, 4096 - pos, w.mode, insn) and not _crossing(w, pos, insn):
             w.stuck = 1
             break
         f = facts(insn.row)
@@ -281,6 +291,26 @@ def _gather(w: cython.pointer(Work)) -> cython.void:
         if act >= ACT_LAST or (w.tr.lockstep and act == ACT_JCC):
             break
     w.end = pos
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _crossing(w: cython.pointer(Work), pos: u32, insn: cython.pointer(Insn)) -> cython.bint:
+    """Decode an instruction that starts at `pos` and ends in the next page, as it is now."""
+    host: u64 = 0
+    gpa: u64 = 0
+    first: u32 = 4096 - pos
+    if first >= 15 or w.tr.lockstep:
+        return False
+    if fetch(w.cpu, (w.cpu.rip & PAGE_MASK) + 4096, cython.address(host), cython.address(gpa)):
+        w.cpu.fault_vector = 0
+        w.cpu.exit_reason = EXIT_NONE
+        return False
+    memcpy(cython.address(w.raw[0]), w.page + pos, first)
+    memcpy(cython.address(w.raw[first]), cython.cast(cython.p_void, host), 15 - first)
+    w.crosses = decode(cython.address(w.raw[0]), 15, w.mode, insn) == DEC_OK
+    return w.crosses
 
 
 @cython.cfunc
@@ -1154,12 +1184,42 @@ def _privileged(w: cython.pointer(Work), i: u32) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _same_behind(w: cython.pointer(Work), i: u32) -> cython.void:
+    """Instruction i crosses into a page that may be another one by now: what is there of it must
+    be what was translated, else the interpreter has it. Through the code TLB, as a fetch goes."""
+    a: cython.pointer(Asm) = w.a
+    at: u32 = 4096 - w.offset[i]
+    left: u32 = w.insns[i].length - at
+    size: u32
+    site: cython.pointer(Site) = _site(w, i, SITE_STEP)
+    site.flags |= SITE_DISPATCH
+    _before_look_up(w, i)
+    gs_load(a, S0, FIELD_PAGE_VA)
+    lea(a, S0, S0, R_NONE, 0, 4096, 8)
+    code_entry(a, S1, S0, FIELD_ITLB, TLB_SIZE - 1)
+    cmp_host(a, S0, S1, ITLB_TAG)
+    _fragment(w, FRAG_CALL, jcc(a, CC_NE), site)
+    load_at(a, S1, S1, ITLB_HOST)
+    while left:
+        size = 4 if left >= 4 else 2 if left >= 2 else 1
+        cmp_value(a, S1, at + w.offset[i] - 4096, size, cython.address(w.raw[at]))
+        _fragment(w, FRAG_CALL, jcc(a, CC_NE), site)
+        at += size
+        left -= size
+    w.flags &= ~cython.cast(u32, IN_HOST)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _one(w: cython.pointer(Work), i: u32) -> cython.void:
     """Instruction i."""
     act: u32 = w.act[i]
     first: u32 = w.tr.count
     n: u32
     insn: cython.pointer(Insn) = cython.address(w.insns[i])
+    if w.crosses and i + 1 == w.count and ACT_STEP != act != ACT_END:
+        _same_behind(w, i)
     if act == ACT_COPY:
         _copy(w, i)
     elif act == ACT_LEA:
@@ -1417,6 +1477,7 @@ def translate_block(cpu, head):
     w.saved_address = 0
     w.kept = 0
     w.stack_aligned = 0
+    w.crosses = 0
     _gather(cython.address(w))
     if w.count == 0:
         return 0
@@ -1425,7 +1486,7 @@ def translate_block(cpu, head):
     w.trace.host = head.host
     w.trace.gpa = head.gpa
     w.trace.mode = head.mode | MODE_TRACE
-    w.trace.size = cython.cast(u16, w.end - w.start)
+    w.trace.size = cython.cast(u16, (4096 if w.crosses else w.end) - w.start)
     w.trace.count = cython.cast(u16, w.count)
     w.trace.valid = 1
     w.trace.flags = (TRACE_VEC if w.vec else 0) | _undefined(cython.address(w)) << TRACE_UNDEFINED
