@@ -156,6 +156,16 @@ cdef inline int store_operand(Cpu* cpu, Op* op, u32 size, void* data) noexcept n
     return 0 if status == ST_BREAK else status
 
 
+cdef inline int store_word(Cpu* cpu, Op* op, u64 value) noexcept nogil:
+    """The end of an instruction that gives 16 bits to memory, but the operand size to a register."""
+    cdef int status
+    if not op.mod_mem:
+        write_reg(cpu, op.rm, op.osize, value)
+        return finish(cpu, op)
+    status = store_operand(cpu, op, 2, &value)
+    return leave(cpu, op, status) if status else leave_after(cpu, op)
+
+
 cdef inline u64 host_writable(Cpu* cpu, u32 idx, u64 va, u32 size) noexcept nogil:
     """Host address where the TLB knows that a store at `va` by mmu index `idx` can go, or 0.
     With alignment checks on (see mode.py) it knows none."""

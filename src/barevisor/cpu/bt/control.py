@@ -164,18 +164,10 @@ def h_lmsw(cpu, op):
 
 
 def h_smsw(cpu, op):
-    """SDM, SMSW: 16 bits to memory, the operand size to a register."""
-    status: cython.int
-    value: u64 = cpu.cr0
+    """SDM, SMSW."""
     if cpu.cr4 & CR4_UMIP and cpu.cpl != 0:
         return fault(cpu, op, EXC_GP, 0)
-    if not op.mod_mem:
-        write_reg(cpu, op.rm, op.osize, value)
-        return finish(cpu, op)
-    status = store_operand(cpu, op, 2, address(value))
-    if status:
-        return leave(cpu, op, status)
-    return leave_after(cpu, op)
+    return store_word(cpu, op, cpu.cr0)
 
 
 def h_clts(cpu, op):

@@ -107,17 +107,7 @@ def _divide(cpu: cython.pointer(Cpu), op: cython.pointer(Op), divisor: u64) -> c
 @cython.exceptval(check=False)
 def divide_register(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """Handler of the register forms."""
-    value: u64 = 0
-    reg: cython.pointer(u8) = cython.cast(cython.pointer(u8), cpu) + op.rm_off
-    if op.osize == 1:
-        value = reg[0]
-    elif op.osize == 2:
-        value = cython.cast(cython.pointer(u16), reg)[0]
-    elif op.osize == 4:
-        value = cython.cast(cython.pointer(u32), reg)[0]
-    else:
-        value = cython.cast(cython.pointer(u64), reg)[0]
-    return _divide(cpu, op, value)
+    return divide_memory(cpu, op, cython.cast(cython.pointer(u8), cpu) + op.rm_off)
 
 
 @cython.cfunc

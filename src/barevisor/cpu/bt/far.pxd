@@ -13,6 +13,7 @@ cdef int far_transfer(Cpu* cpu, Op* op, bint call) noexcept nogil
 cdef int h_jmp_far(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_call_far(Cpu* cpu, Op* op) noexcept nogil
 cdef int h_retf(Cpu* cpu, Op* op) noexcept nogil
+cdef int push_return(Cpu* cpu, Op* op) noexcept nogil
 cdef int far_paragraphs(Cpu* cpu, Op* op, u64 target, u32 selector, bint call) noexcept nogil
 cdef int far_code(Cpu* cpu, Op* op, u64 target, u32 selector, u64 desc, bint call) noexcept nogil
 cdef int far_system(Cpu* cpu, Op* op, u32 selector, u64 desc, bint call) noexcept nogil

@@ -56,21 +56,23 @@ def far_status(cpu, op, status):
     return ST_EXIT if cpu.exit_reason else ST_NEXT
 
 
+def push_return(cpu, op):
+    """Where RETF of the running privilege goes on: behind this instruction."""
+    items: u64[2]
+    items[0] = cpu.segs[SEG_CS].selector
+    items[1] = next_ip(cpu, op)
+    return push_items(cpu, items, 2, op.osize)
+
+
 def far_paragraphs(cpu, op, target, selector, call):
     """Real-address and virtual-8086 mode."""
-    s: Stack
-    items: u64[2]
     status: cython.int
     if target > cpu.segs[SEG_CS].limit:
         return fault(cpu, op, EXC_GP, 0)
     if call:
-        items[0] = cpu.segs[SEG_CS].selector
-        items[1] = next_ip(cpu, op)
-        stack_current(cpu, address(s))
-        status = stack_push(cpu, address(s), items, 2, op.osize)
+        status = push_return(cpu, op)
         if status:
             return leave(cpu, op, status)
-        stack_commit(cpu, address(s))
     real_segment(cpu, SEG_CS, selector)
     cpu.rip = target
     update_mode(cpu)
@@ -79,8 +81,6 @@ def far_paragraphs(cpu, op, target, selector, call):
 
 def far_code(cpu, op, target, selector, desc, call):
     """Straight to a code segment: the privilege stays."""
-    s: Stack
-    items: u64[2]
     attr: u32 = desc_attr(desc)
     error: u32 = selector & 0xFFFC
     status: cython.int
@@ -101,13 +101,9 @@ def far_code(cpu, op, target, selector, desc, call):
     if status:
         return leave(cpu, op, status)
     if call:
-        items[0] = cpu.segs[SEG_CS].selector
-        items[1] = next_ip(cpu, op)
-        stack_current(cpu, address(s))
-        status = stack_push(cpu, address(s), items, 2, op.osize)
+        status = push_return(cpu, op)
         if status:
             return leave(cpu, op, status)
-        stack_commit(cpu, address(s))
     enter_cs(cpu, selector, desc, cpu.cpl)
     cpu.rip = target
     update_mode(cpu)
@@ -154,9 +150,7 @@ def gate_code(cpu, selector, call, desc, cpl):
     attr: u32
     error: u32 = selector & 0xFFFC
     status: cython.int
-    if not error:
-        return set_fault(cpu, EXC_GP, 0)
-    status = fetch_descriptor(cpu, selector, EXC_GP, desc)
+    status = fetch_not_null(cpu, selector, EXC_GP, desc)
     if status:
         return status
     attr = desc_attr(desc[0])

@@ -86,7 +86,6 @@ def h_pushf(cpu, op):
 def pushf_slow(cpu, op):
     """SDM, PUSHF: VM and RF read as 0; in virtual-8086 mode below IOPL 3 either CR4.VME shows
     VIF as IF, or #GP(0)."""
-    s: Stack
     value: u64 = get_rflags(cpu) & ~cast(u64, FLAG_VM | FLAG_RF)
     status: cython.int
     if cpu.mode & MODE_VM86 and iopl(cpu) < 3:
@@ -95,12 +94,8 @@ def pushf_slow(cpu, op):
         value = (value & ~cast(u64, FLAG_IF)) | FLAG_IOPL
         if cpu.sysflags & FLAG_VIF:
             value |= FLAG_IF
-    stack_current(cpu, address(s))
-    status = stack_push(cpu, address(s), address(value), 1, op.osize)
-    if status:
-        return leave(cpu, op, status)
-    stack_commit(cpu, address(s))
-    return leave_after(cpu, op)
+    status = push_items(cpu, address(value), 1, op.osize)
+    return leave(cpu, op, status) if status else leave_after(cpu, op)
 
 
 def load_popped_flags(cpu, flags, size):

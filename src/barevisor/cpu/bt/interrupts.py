@@ -100,7 +100,6 @@ def deliver_real(cpu, vector, kind):
     """SDM, "Interrupt and Exception Handling" in "8086 Emulation": IP, CS and FLAGS, no error
     code. Also INT n in virtual-8086 mode with CR4.VME: the table is at linear address 0, and
     below IOPL 3 the guest sees VIF as its IF."""
-    s: Stack
     items: u64[3]
     entry: u32 = 0
     vme: cython.bint = kind == KIND_SOFT_VME
@@ -121,11 +120,9 @@ def deliver_real(cpu, vector, kind):
     items[0] = flags
     items[1] = cpu.segs[SEG_CS].selector
     items[2] = cpu.rip
-    stack_current(cpu, address(s))
-    status = stack_push(cpu, address(s), items, 3, 2)
+    status = push_items(cpu, items, 3, 2)
     if status:
         return status
-    stack_commit(cpu, address(s))
     if vme and iopl(cpu) < 3:
         cpu.sysflags &= ~cast(u32, FLAG_TF | FLAG_VIF | FLAG_NT)
     else:
@@ -159,9 +156,7 @@ def long_gate(cpu, vector, kind, gate, desc):
     if not desc_attr(gate[0]) & ATTR_P:
         return set_fault(cpu, EXC_NP, error)
     selector = cast(u32, gate[0] >> 16) & 0xFFFF
-    if not selector & 0xFFFC:
-        return set_fault(cpu, EXC_GP, 0)
-    status = fetch_descriptor(cpu, selector, EXC_GP, desc)
+    status = fetch_not_null(cpu, selector, EXC_GP, desc)
     if status:
         return status
     attr = desc_attr(desc[0])
@@ -307,9 +302,7 @@ def gate_target(cpu, gate, desc, cpl):
     selector: u32 = cast(u32, gate >> 16) & 0xFFFF
     attr: u32
     status: cython.int
-    if not selector & 0xFFFC:
-        return set_fault(cpu, EXC_GP, 0)
-    status = fetch_descriptor(cpu, selector, EXC_GP, desc)
+    status = fetch_not_null(cpu, selector, EXC_GP, desc)
     if status:
         return status
     attr = desc_attr(desc[0])

@@ -139,9 +139,7 @@ def return_code_desc(cpu, selector, desc):
     rpl: u32 = selector & 3
     error: u32 = selector & 0xFFFC
     status: cython.int
-    if not error:
-        return set_fault(cpu, EXC_GP, 0)
-    status = fetch_descriptor(cpu, selector, EXC_GP, desc)
+    status = fetch_not_null(cpu, selector, EXC_GP, desc)
     if status:
         return status
     attr = desc_attr(desc[0])

@@ -11,6 +11,7 @@ from cython.cimports.barevisor.cpu.bt.arch import canonical, read_rm, write_reg
 from cython.cimports.barevisor.cpu.bt.blocks import *
 from cython.cimports.barevisor.cpu.bt.stack import (
     Stack,
+    push_items,
     stack_commit,
     stack_current,
     stack_pop,
@@ -253,15 +254,8 @@ def leave64(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.nogil
 @cython.exceptval(check=False)
 def _push_value(cpu: cython.pointer(Cpu), value: u64, width: u32) -> cython.int:
-    """Push one item of `width` bytes. 0, ST_FAULT or ST_BREAK is folded into 0."""
-    stack: Stack
-    status: cython.int
-    stack_current(cpu, cython.address(stack))
-    status = stack_push(cpu, cython.address(stack), cython.address(value), 1, width)
-    if status == 0 or status == ST_BREAK:
-        stack_commit(cpu, cython.address(stack))
-        return 0
-    return status
+    """Push one item of `width` bytes. 0 or ST_FAULT."""
+    return push_items(cpu, cython.address(value), 1, width)
 
 
 @cython.cfunc
@@ -351,14 +345,23 @@ def pop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def call_rel(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
-    """CALL rel16, rel32."""
-    target: u64 = (cpu.regs[REG_RIP] + op.disp) & op.amask
+def _call(cpu: cython.pointer(Cpu), op: cython.pointer(Op), target: u64) -> cython.int:
+    """A near call: nothing is pushed when the target is out of bounds."""
     if _beyond(cpu, target):
         return fault(cpu, op, EXC_GP, 0)
     if _push_value(cpu, next_ip(cpu, op), op.osize):
         return leave(cpu, op, ST_FAULT)
-    return _jump(cpu, op, target)
+    cpu.rip = target
+    return ST_NEXT
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def call_rel(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+    """CALL rel16, rel32."""
+    target: u64 = (cpu.regs[REG_RIP] + op.disp) & op.amask
+    return _call(cpu, op, target)
 
 
 @cython.cfunc
@@ -370,11 +373,7 @@ def call_ind(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     status: cython.int = read_rm(cpu, op, op.osize, cython.address(target))
     if status:
         return leave(cpu, op, status)
-    if _beyond(cpu, target):
-        return fault(cpu, op, EXC_GP, 0)
-    if _push_value(cpu, next_ip(cpu, op), op.osize):
-        return leave(cpu, op, ST_FAULT)
-    return _jump(cpu, op, target)
+    return _call(cpu, op, target)
 
 
 @cython.cfunc

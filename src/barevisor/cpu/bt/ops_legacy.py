@@ -9,10 +9,10 @@ from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.arch import write_reg
 from cython.cimports.barevisor.cpu.bt.stack import (
     Stack,
+    push_items,
     stack_commit,
     stack_current,
     stack_pop,
-    stack_push,
 )
 from cython.cimports.barevisor.cpu.bt.state import *
 
@@ -22,18 +22,13 @@ from cython.cimports.barevisor.cpu.bt.state import *
 @cython.exceptval(check=False)
 def pusha(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     """PUSHA, PUSHAD: AX CX DX BX, the old SP, BP SI DI."""
-    stack: Stack
     items: cython.ulonglong[8]
     i: cython.int
     status: cython.int
     for i in range(8):
         items[i] = cpu.regs[i]
-    stack_current(cpu, cython.address(stack))
-    status = stack_push(cpu, cython.address(stack), items, 8, op.osize)
-    if status:
-        return leave(cpu, op, status)
-    stack_commit(cpu, cython.address(stack))
-    return leave_after(cpu, op)
+    status = push_items(cpu, items, 8, op.osize)
+    return leave(cpu, op, status) if status else leave_after(cpu, op)
 
 
 @cython.cfunc

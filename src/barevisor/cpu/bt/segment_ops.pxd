@@ -1,5 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
+from barevisor.cpu.bt.far cimport far_operand
 from barevisor.cpu.bt.segments cimport *
 from barevisor.cpu.bt.stack cimport *
 

@@ -24,32 +24,17 @@ def h_mov_sreg_r(cpu, op):
 
 def h_mov_r_sreg(cpu, op):
     """SDM, MOV (8C): memory takes 16 bits, a register is zero-extended to the operand size."""
-    value: u16
-    status: cython.int
     if op.reg > SEG_GS:
         return fault(cpu, op, EXC_UD, NO_ERROR)
-    value = cpu.segs[op.reg].selector
-    if not op.mod_mem:
-        write_reg(cpu, op.rm, op.osize, value)
-        return finish(cpu, op)
-    status = store_operand(cpu, op, 2, address(value))
-    if status:
-        return leave(cpu, op, status)
-    return leave_after(cpu, op)
+    return store_word(cpu, op, cpu.segs[op.reg].selector)
 
 
 def h_push_sreg(cpu, op):
     """SDM, PUSH: the selector, zero-extended to the operand size. Bits 3-5 of each of the
     opcodes (06 0E 16 1E, 0F A0, 0F A8) are the segment's number."""
-    s: Stack
     value: u64 = cpu.segs[(op.opcode >> 3) & 7].selector
-    status: cython.int
-    stack_current(cpu, address(s))
-    status = stack_push(cpu, address(s), address(value), 1, op.osize)
-    if status:
-        return leave(cpu, op, status)
-    stack_commit(cpu, address(s))
-    return leave_after(cpu, op)
+    status: cython.int = push_items(cpu, address(value), 1, op.osize)
+    return leave(cpu, op, status) if status else leave_after(cpu, op)
 
 
 def h_pop_sreg(cpu, op):
@@ -72,20 +57,17 @@ def h_pop_sreg(cpu, op):
 
 def load_far_pointer(cpu, op, seg):
     """SDM, LDS/LES/LFS/LGS/LSS: offset, then selector; the register only when both are good."""
-    value: u64[2]
-    selector: u32
+    offset: u64 = 0
+    selector: u32 = 0
     status: cython.int
-    value[0] = value[1] = 0
     if not op.mod_mem:
         return fault(cpu, op, EXC_UD, NO_ERROR)
-    status = load_operand(cpu, op, op.osize + 2, value)
+    status = far_operand(cpu, op, address(offset), address(selector))
+    if status == 0:
+        status = load_segment(cpu, seg, selector)
     if status:
         return leave(cpu, op, status)
-    selector = cast(u32, value[1] if op.osize == 8 else value[0] >> (8 * op.osize)) & 0xFFFF
-    status = load_segment(cpu, seg, selector)
-    if status:
-        return leave(cpu, op, status)
-    write_reg(cpu, op.reg, op.osize, value[0])
+    write_reg(cpu, op.reg, op.osize, offset)
     return finish(cpu, op)
 
 
@@ -151,19 +133,11 @@ def umip_blocks(cpu):
 
 def store_selector(cpu, op, seg):
     """SDM, SLDT and STR."""
-    value: u16 = cpu.segs[seg].selector
-    status: cython.int
     if no_selectors(cpu):
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if umip_blocks(cpu):
         return fault(cpu, op, EXC_GP, 0)
-    if not op.mod_mem:
-        write_reg(cpu, op.rm, op.osize, value)
-        return finish(cpu, op)
-    status = store_operand(cpu, op, 2, address(value))
-    if status:
-        return leave(cpu, op, status)
-    return leave_after(cpu, op)
+    return store_word(cpu, op, cpu.segs[seg].selector)
 
 
 def h_sldt(cpu, op):

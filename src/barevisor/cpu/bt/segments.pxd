@@ -33,10 +33,12 @@ cdef inline u64 table_address(Cpu* cpu, u32 selector) noexcept nogil:
 
 cdef bint in_table(Cpu* cpu, u32 selector, u32 size) noexcept nogil
 cdef int fetch_descriptor(Cpu* cpu, u32 selector, u32 vector, u64* desc) noexcept nogil
+cdef int fetch_not_null(Cpu* cpu, u32 selector, u32 vector, u64* desc) noexcept nogil
 cdef int mark_accessed(Cpu* cpu, u32 selector, u64* desc) noexcept nogil
 cdef void fill_segment(Seg* seg, u32 selector, u64 desc) noexcept nogil
 cdef void clear_segment(Seg* seg, u32 selector) noexcept nogil
 cdef void real_segment(Cpu* cpu, u32 seg, u32 selector) noexcept nogil
+cdef int use_segment(Cpu* cpu, u32 seg, u32 selector, u64 desc) noexcept nogil
 cdef int load_segment(Cpu* cpu, u32 seg, u32 selector) noexcept nogil
 cdef int load_stack_segment(Cpu* cpu, u32 selector) noexcept nogil
 cdef int check_stack_desc(Cpu* cpu, u32 selector, u32 cpl, u32 vector, u64 desc) noexcept nogil

@@ -23,6 +23,13 @@ def fetch_descriptor(cpu, selector, vector, desc):
     return load_system(cpu, table_address(cpu, selector), 8, desc)
 
 
+def fetch_not_null(cpu, selector, vector, desc):
+    """The same where a null selector is an error too: `vector` with 0."""
+    if not selector & 0xFFFC:
+        return set_fault(cpu, vector, 0)
+    return fetch_descriptor(cpu, selector, vector, desc)
+
+
 def mark_accessed(cpu, selector, desc):
     """Set the accessed bit of a code or data descriptor in its table."""
     accessed: u64 = cast(u64, 1) << 40
@@ -65,6 +72,16 @@ def real_segment(cpu, seg, selector):
         s.limit = 0xFFFF
 
 
+def use_segment(cpu, seg, selector, desc):
+    """Load a segment register with a descriptor that passed its checks. 0 or ST_FAULT."""
+    status: cython.int = mark_accessed(cpu, selector, address(desc))
+    if status:
+        return status
+    fill_segment(address(cpu.segs[seg]), selector, desc)
+    update_mode(cpu)
+    return 0
+
+
 def load_segment(cpu, seg, selector):
     """Load ES, SS, DS, FS or GS with all checks of the mode (SDM, MOV, "Loading a segment
     register"), and derive the mode again."""
@@ -94,12 +111,7 @@ def load_segment(cpu, seg, selector):
         return set_fault(cpu, EXC_GP, selector & 0xFFFC)
     if not attr & ATTR_P:
         return set_fault(cpu, EXC_NP, selector & 0xFFFC)
-    status = mark_accessed(cpu, selector, address(desc))
-    if status:
-        return status
-    fill_segment(address(cpu.segs[seg]), selector, desc)
-    update_mode(cpu)
-    return 0
+    return use_segment(cpu, seg, selector, desc)
 
 
 def check_stack_desc(cpu, selector, cpl, vector, desc):
@@ -130,13 +142,7 @@ def load_stack_segment(cpu, selector):
     status = fetch_descriptor(cpu, selector, EXC_GP, address(desc))
     if status == 0:
         status = check_stack_desc(cpu, selector, cpu.cpl, EXC_GP, desc)
-    if status == 0:
-        status = mark_accessed(cpu, selector, address(desc))
-    if status:
-        return status
-    fill_segment(address(cpu.segs[SEG_SS]), selector, desc)
-    update_mode(cpu)
-    return 0
+    return use_segment(cpu, SEG_SS, selector, desc) if status == 0 else status
 
 
 def enter_cs(cpu, selector, desc, cpl):

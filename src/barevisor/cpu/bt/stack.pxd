@@ -16,6 +16,7 @@ cdef struct Stack:           # a stack that is being pushed to or popped from, n
 cdef void stack_current(Cpu* cpu, Stack* s) noexcept nogil
 cdef void stack_of(Cpu* cpu, Stack* s, Seg* seg, u64 sp, u32 cpl) noexcept nogil
 cdef int stack_push(Cpu* cpu, Stack* s, u64* items, u32 n, u32 width) noexcept nogil
+cdef int push_items(Cpu* cpu, u64* items, u32 n, u32 width) noexcept nogil
 cdef int stack_pop(Cpu* cpu, Stack* s, u64* out, u32 n, u32 width) noexcept nogil
 cdef int stack_address(Cpu* cpu, Stack* s, u64 sp, u32 size, u64* va) noexcept nogil
 cdef bint seg_covers(Seg* seg, u64 offset, u32 size) noexcept nogil

@@ -113,6 +113,17 @@ def stack_commit(cpu, s):
         cpu.regs[4] = s.sp
 
 
+def push_items(cpu, items, n, width):
+    """stack_push on the running stack, and the commit. 0 or ST_FAULT."""
+    s: Stack
+    status: cython.int
+    stack_current(cpu, address(s))
+    status = stack_push(cpu, address(s), items, n, width)
+    if status == 0:
+        stack_commit(cpu, address(s))
+    return status
+
+
 def inner_stack(cpu, cpl, s):
     """SDM, "Stack Switching": SSn and (E)SPn of a 16-bit or 32-bit TSS."""
     seg: Seg

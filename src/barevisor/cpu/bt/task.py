@@ -183,9 +183,7 @@ def load_task_code(cpu, selector):
     attr: u32
     error: u32 = selector & 0xFFFC
     status: cython.int
-    if not error:
-        return set_fault(cpu, EXC_TS, 0)
-    status = fetch_descriptor(cpu, selector, EXC_TS, address(desc))
+    status = fetch_not_null(cpu, selector, EXC_TS, address(desc))
     if status:
         return status
     attr = desc_attr(desc)
@@ -198,12 +196,7 @@ def load_task_code(cpu, selector):
         return set_fault(cpu, EXC_TS, error)
     if not attr & ATTR_P:
         return set_fault(cpu, EXC_NP, error)
-    status = mark_accessed(cpu, selector, address(desc))
-    if status:
-        return status
-    fill_segment(address(cpu.segs[SEG_CS]), selector, desc)
-    update_mode(cpu)
-    return 0
+    return use_segment(cpu, SEG_CS, selector, desc)
 
 
 def load_task_data(cpu, seg, selector):
@@ -219,13 +212,5 @@ def load_task_data(cpu, seg, selector):
 
 def push_task_error(cpu, error):
     """An exception's error code, on the new task's stack, at the width of its TSS."""
-    s: Stack
     value: u64 = error
-    status: cython.int
-    stack_current(cpu, address(s))
-    status = stack_push(
-        cpu, address(s), address(value), 1, 4 if (cpu.segs[SEG_TR].attr & ATTR_TYPE) & 8 else 2
-    )
-    if status == 0:
-        stack_commit(cpu, address(s))
-    return status
+    return push_items(cpu, address(value), 1, 4 if (cpu.segs[SEG_TR].attr & ATTR_TYPE) & 8 else 2)
