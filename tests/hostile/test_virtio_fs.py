@@ -318,7 +318,6 @@ def test_handles_are_bounded(tree: Path) -> None:
     fs.close()
 
 
-U32 = st.integers(0, 8) | st.integers(0, (1 << 32) - 1)
 U64 = st.integers(0, 8) | st.sampled_from([1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 NUMBERS = st.lists(U64.map(lambda v: v.to_bytes(8, "little")), max_size=11).map(b"".join)
 WORDS = st.sampled_from([b"dir\0", b"up\0", b"fifo\0", b"new\0", b"..\0", b"dir\0new\0", b"\xff\0"])

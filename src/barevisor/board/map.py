@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from barevisor.errors import ConfigError
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MIB = 1 << 20
 
 # ---- memory ------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 ENTRY = struct.Struct("<QII")  # message address, message data, vector control
 CAPABILITY_ID = 0x11
-CAPABILITY_SIZE = 12
 CONTROL_AT = 2  # message control, within the capability
 ENABLE, FUNCTION_MASK = 0x8000, 0x4000
 MASKED = 1  # vector control, bit 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
@@ -93,17 +92,6 @@ class GuestRam:
         at = self._offset(gpa, len(data))
         self._view[at : at + len(data)] = data
         self.on_write(gpa, len(data))
-
-    def load_file(self, gpa: int, fd: int, offset: int, size: int) -> None:
-        """Read `size` bytes of file `fd` to `gpa`. Raises GuestError when it is not RAM, HostError
-        when the file ends early."""
-        view = self.writable(gpa, size)
-        while view:
-            done = os.preadv(fd, [view], offset)
-            if not done:
-                raise HostError(f"a file ends {len(view)} bytes too early", "try again")
-            view, offset = view[done:], offset + done
-        self.on_write(gpa, size)
 
     @property
     def closed(self) -> bool:

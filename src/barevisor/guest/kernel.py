@@ -21,11 +21,6 @@ HDRS_OFFSET, VERSION_OFFSET = 0x202, 0x20E  # boot.rst: "HdrS", kernel_version
 BANNER = re.compile(rb"Linux version (\S{1,200}) ")
 SETUP_MAX = 0x10000
 
-START_FAST = ("cryptomgr.notests",)
-"""Words for the command line that only save start time. The crypto self-tests are half of it:
-with this word /init of Debian's 6.1 cloud kernel starts at 0.75 s instead of 1.60 s of one
-billion instructions a second (QEMU -icount). Words that a kernel does not know do no harm."""
-
 
 @dataclass(frozen=True, slots=True)
 class Kernel:

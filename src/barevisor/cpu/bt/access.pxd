@@ -5,7 +5,7 @@
 # taken. Handlers that need such locals (load() and store() with &local) end with finish(), which
 # goes through the dispatcher; that is right for every rare instruction.
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.mmu cimport load_slow, store_slow, check_segment
+from barevisor.cpu.bt.mmu cimport load_slow, store_slow
 from libc.string cimport memcpy
 
 

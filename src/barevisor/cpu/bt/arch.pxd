@@ -2,6 +2,7 @@
 # every privileged instruction uses.
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.access cimport *
+from barevisor.cpu.bt.mmu cimport check_segment
 
 cdef enum:                   # SDM, "Control Registers"
     CR0_PE = 1
@@ -110,10 +111,6 @@ cdef inline u32 iopl(Cpu* cpu) noexcept nogil:
 
 cdef inline u32 dpl_of(u32 attr) noexcept nogil:
     return (attr >> 5) & 3
-
-
-cdef inline bint interrupts_on(Cpu* cpu) noexcept nogil:
-    return (cpu.sysflags & FLAG_IF) != 0
 
 
 cdef inline void write_reg(Cpu* cpu, u32 number, u32 size, u64 value) noexcept nogil:

@@ -57,7 +57,8 @@ def lookup_block(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer
 @cython.exceptval(check=False)
 def go(cpu: cython.pointer(Cpu), target: u64) -> cython.int:
     """Run the block at `target` if this branch was looked up before; else look it up."""
-    jump: cython.pointer(Jump) = cython.address(cpu.jumps[(target ^ (target >> 11)) & 1023])
+    place: u64 = (target ^ (target >> 11)) & (JUMP_SIZE - 1)
+    jump: cython.pointer(Jump) = cython.address(cpu.jumps[place])
     cpu.budget -= 1
     if (
         jump.target == target

@@ -1,6 +1,5 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport check_segment
 from barevisor.cpu.bt.paging cimport ACCESS_READ, pdptes_valid, translate
 from barevisor.cpu.bt.tlb cimport tlb_flush, tlb_flush_page
 from barevisor.cpu.bt.mode cimport update_mode
@@ -11,6 +10,7 @@ cdef enum:
     CR0_VALID_LOW = 0x6005003F   # all defined bits but PG
     DR6_WRITABLE = 0xE00F        # B0-B3 BD BS BT
     DR7_GD = 0x2000
+    CR4_PAGING = 0x17200B0       # PSE PAE PGE PCIDE SMEP SMAP PKE PKS: translations depend on them
 
 # Write a control register with every check; 0 or ST_FAULT (#GP). Nothing changes on a fault.
 cdef int write_cr0(Cpu* cpu, u64 value) noexcept nogil

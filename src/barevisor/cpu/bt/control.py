@@ -50,7 +50,6 @@ def write_cr0(cpu, value):
     cpu.cr0 = value
     if changed & (pg | CR0_WP | CR0_PE):
         tlb_flush(cpu, 0)
-        cpu.fetch_tag = 1
     update_mode(cpu)
     return 0
 
@@ -73,7 +72,6 @@ def write_cr3(cpu, value):
     tlb_flush(cpu, 1)
     if not held:
         space_flush_user(cpu, value)
-    cpu.fetch_tag = 1
     return 0
 
 
@@ -84,16 +82,15 @@ def write_cr4(cpu, value):
         return set_fault(cpu, EXC_GP, 0)
     if in_long(cpu) and not value & CR4_PAE:
         return set_fault(cpu, EXC_GP, 0)
-    if changed & (CR4_PAE | CR4_PSE | 0x80 | CR4_SMEP) and pdptes_refused(
+    if changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP) and pdptes_refused(
         cpu, cpu.cr0, cpu.cr3, value
     ):
         return set_fault(cpu, EXC_GP, 0)
     if changed & value & CR4_PCIDE and (not in_long(cpu) or cpu.cr3 & 0xFFF):
         return set_fault(cpu, EXC_GP, 0)
     cpu.cr4 = value
-    if changed & (CR4_PSE | CR4_PAE | 0x80 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS):
+    if changed & CR4_PAGING:
         tlb_flush(cpu, 0)
-        cpu.fetch_tag = 1
     update_mode(cpu)
     return 0
 
@@ -202,7 +199,6 @@ def h_wrpkru(cpu, op):
     if cpu.pkru != cast(u32, cpu.regs[0]):
         cpu.pkru = cast(u32, cpu.regs[0])
         tlb_flush(cpu, 0)
-        cpu.fetch_tag = 1
     return finish(cpu, op)
 
 
@@ -269,7 +265,6 @@ def h_invlpg(cpu, op):
     if cpu.cpl != 0:
         return fault(cpu, op, EXC_GP, 0)
     tlb_flush_page(cpu, linear(cpu, op))
-    cpu.fetch_tag = 1
     return finish(cpu, op)
 
 
@@ -300,7 +295,6 @@ def h_invpcid(cpu, op):
     else:
         tlb_flush(cpu, kind != 2)
         space_flush_user(cpu, ~cast(u64, 0))
-    cpu.fetch_tag = 1
     return finish(cpu, op)
 
 

@@ -16,8 +16,6 @@ def update_mode(cpu):
         idx = MMU_USER
     elif cpu.cr4 & CR4_SMAP and cpu.sysflags & FLAG_AC:
         idx = MMU_SUPERVISOR_AC
-    if mode != cpu.mode or idx != cpu.mmu_idx:
-        cpu.fetch_tag = 1
     cpu.mode = mode
     cpu.mmu_idx = idx
     for seg in range(2):

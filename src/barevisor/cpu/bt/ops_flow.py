@@ -7,7 +7,7 @@ linear addresses at which its page is mapped.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.arch import canonical, read_rm, write_reg
+from cython.cimports.barevisor.cpu.bt.arch import canonical, check_operand, read_rm, write_reg
 from cython.cimports.barevisor.cpu.bt.blocks import *
 from cython.cimports.barevisor.cpu.bt.stack import (
     Stack,
@@ -332,7 +332,7 @@ def pop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     if not op.mod_mem:
         write_reg(cpu, op.rm, op.osize, value)
         return finish(cpu, op)
-    if op.flags & OPF_LEGACY and check_segment(cpu, op.seg, offset_of(cpu, op), op.osize, 1):
+    if check_operand(cpu, op, op.osize, 1):
         cpu.regs[4] = old
         return leave(cpu, op, ST_FAULT)
     status = store(cpu, linear(cpu, op), op.osize, cython.address(value))

@@ -1,6 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.mmu cimport load_system, set_system, store_system
+from barevisor.cpu.bt.mmu cimport load_system, set_system
 from barevisor.cpu.bt.mode cimport update_mode
 
 

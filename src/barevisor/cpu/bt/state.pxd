@@ -29,8 +29,7 @@ cdef inline size_t entry_of(handler_t handler) noexcept nogil:
     return <size_t> handler
 
 cdef enum:
-    TLB_BITS = 10
-    JUMP_SIZE = 1024
+    JUMP_SIZE = 1024         # entries of Cpu.jumps
     TLB_SIZE = 1024          # entries per mmu index, direct mapped by page number
     MMU_SUPERVISOR = 0       # SMAP enforced (if CR4.SMAP)
     MMU_USER = 1
@@ -86,7 +85,6 @@ cdef enum:
     ATT_NMI = 4
     ATT_INIT = 8
     ATT_SIPI = 16
-    ATT_TIMER = 32           # re-read the clock against apic deadline
     ATT_FLUSH = 64           # another CPU or the VMM asks for a TLB flush
     ATT_QUIET = 128          # another CPU waits until no store of ours is under way (safepoint.py)
     ATT_STOP = 256           # another CPU stops the VM's CPUs: park (safepoint.py)
@@ -109,7 +107,6 @@ cdef enum:
     EXIT_INTERNAL = 8        # exit_data holds a reason text
     EXIT_DEBUG = 9           # a debugger's breakpoint or step
     EXIT_CACHE_FULL = 10     # code memory is used up: flush all and go on
-    EXIT_EOI = 11            # EOI of a level-triggered vector (exit_port): tell the IOAPIC
 
 cdef enum:
     EXC_DE = 0
@@ -252,8 +249,7 @@ cdef struct Insn:            # what the decoder says of one instruction
     u8 asize                 # 2, 4, 8
     u8 imm_size              # bytes of immediate in the encoding (0, 1, 2, 4, 8; 6 and 10: far)
     u8 imm_off               # where the immediate starts in the instruction
-    u8 msize_log             # unused
-    u8 pad
+    u8 pad[2]
     u64 disp                 # sign-extended displacement (RIP-relative: as encoded)
     u64 imm                  # sign-extended immediate, or branch displacement
     u64 imm2                 # ENTER's second, far pointer's selector
@@ -488,8 +484,6 @@ cdef struct Cpu:
     u64 tsc_adjust
     u64 msr_kvm_wall_clock
     u64 msr_kvm_system_time
-    u64 msr_kvm_async_pf
-    u64 msr_kvm_steal_time
     u64 msr_kvm_pv_eoi
     u64 mtrr_def_type
     u64 mtrr_fixed[11]
@@ -520,10 +514,6 @@ cdef struct Cpu:
     ItlbEntry* itlbs[2]      # supervisor, user
     TlbEntry* tlb_blank      # what an empty TLB looks like (tags of a different index)
     ItlbEntry* itlb_blank
-    u64 fetch_tag            # last code page looked up: linear page address, host, gpa
-    u64 fetch_host
-    u64 fetch_gpa
-    u64 stat[8]              # counters for --trace and bench
     # For branch targets in the lower and upper half: what a Jump must carry to be good. The low 16
     # bits are mode and CPL, the rest counts flushes of that half's translations.
     u64 stamps[2]

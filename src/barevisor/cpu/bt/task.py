@@ -142,7 +142,6 @@ def load_task_state(cpu, wide, t):
         cpu.cr3 = t[T_CR3]
         tlb_flush(cpu, 1)
         space_flush_user(cpu, cpu.cr3)
-        cpu.fetch_tag = 1
     cpu.rip = t[T_EIP]
     for i in range(8):
         cpu.regs[i] = t[T_EAX + i] | high

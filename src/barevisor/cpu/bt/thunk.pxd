@@ -12,7 +12,6 @@ cdef enum:
     PART_WIDE = 0            # a whole register
     PART_LOW = 1             # its low byte
     PART_HIGH = 2            # AH, CH, DH, BH
-    MAX_VARS = 6
 
 cdef struct Var:             # a guest general register (or byte of one) in a host register
     u8 guest

@@ -33,10 +33,10 @@ from cython.cimports.barevisor.cpu.bt.codemem import code_add
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.emit import Form
-from cython.cimports.barevisor.cpu.bt.tlb import fetch
 from cython.cimports.barevisor.cpu.bt.space import JUMP_ROOM, SPACE_BELOW
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import is_divide, plan_form
+from cython.cimports.barevisor.cpu.bt.tlb import fetch
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.string import memcpy, memset
 

@@ -104,8 +104,8 @@ def _sized(fmt: str, size: int) -> struct.Struct:
     return row
 
 
+# ino size blocks atime mtime ctime, nsecs, mode nlink uid gid rdev ...
 _ATTR = "QQQQQQ" + "III" + "IIIIIII"
-ATTR = _sized(_ATTR, 88)  # ino size blocks atime mtime ctime, nsecs, mode nlink uid gid rdev ...
 IN_HEADER = _sized("IIQQIIIHH", 40)  # len opcode unique nodeid uid gid pid extlen padding
 OUT_HEADER = _sized("IiQ", 16)  # len error unique
 ENTRY_OUT = _sized("QQQQII" + _ATTR, 128)  # nodeid generation entry_valid attr_valid nsecs attr
