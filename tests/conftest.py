@@ -79,6 +79,10 @@ class InNest:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         everything = self._config.getoption("--nest")
+        if everything:
+            here = [item for item in items if item.get_closest_marker("no_kvm")]
+            self._config.hook.pytest_deselected(items=here)
+            items[:] = [item for item in items if item not in here]
         for item in items:
             if not everything and tier_of(item.nodeid) != "nested":
                 continue
@@ -172,6 +176,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown:
         raise pytest.UsageError(f"{VARIABLE}: no tier {', '.join(unknown)}")
     config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
+    config.addinivalue_line("markers", "no_kvm: of the other engine alone; --nest leaves it out")
     config.pluginmanager.register(Tiers(demanded), "barevisor-tiers")
     plugin = Sender(config) if nest.inside() else InNest(config)
     config.pluginmanager.register(plugin, "barevisor-nest")

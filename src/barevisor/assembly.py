@@ -88,7 +88,7 @@ def linux_guest(
     machine = make_machine(config, engine, config.cpu)
     try:
         ecam = kernels.has_ecam(kernel)
-        board = build_board(machine, console_output, legacy_pci=not ecam)
+        board = build_board(machine, console_output, linux_only=ecam)
         agent = Console([AGENT_PORT])
         devices += [agent]
         devices += _file_systems(config)

@@ -55,12 +55,18 @@ class Board:
     rtc: Rtc
 
 
-def build_board(machine: Machine, serial_output: Output, *, legacy_pci: bool = True) -> Board:
-    """The PC: serial port, clock, power and reset, PCI; `legacy_pci`: also through ports."""
+def build_board(machine: Machine, serial_output: Output, *, linux_only: bool = False) -> Board:
+    """The PC: serial port, clock, power and reset, PCI.
+
+    `linux_only`: what runs is a Linux that finds PCI in memory, so it has no ports; and whose
+    serial driver reads a register behind what it sends, so that bytes may wait for that."""
     serial = Serial(serial_output, machine.irq(board_map.GSI_COM1).set)
     machine.ports.add(board_map.PORT_COM1, 8, serial, "com1")
     rtc = Rtc(machine.irq(board_map.GSI_RTC).set)
     machine.ports.add(board_map.PORT_RTC, 2, rtc, "rtc")
+    machine.add_late_port(board_map.PORT_RTC, rtc.late_index)
+    if linux_only:
+        machine.add_late_port(board_map.PORT_COM1, serial.late_write)
     machine.ports.add(board_map.PORT_I8042_DATA, 8, I8042(machine.end), "i8042")
     reset = power.attach(machine.ports, machine.end)
     pci = PciHost(
@@ -69,10 +75,10 @@ def build_board(machine: Machine, serial_output: Output, *, legacy_pci: bool = T
         mmio64=(board_map.PCI_MMIO64, board_map.PCI_MMIO64_SIZE),
         ecam=board_map.PCI_ECAM,
         ecam_memory=machine.add_readonly(board_map.PCI_ECAM, board_map.PCI_ECAM_SIZE),
-        legacy=legacy_pci,
+        legacy=not linux_only,
     )  # fmt: skip
     pci.on_reset = reset.write
-    if not legacy_pci:
+    if linux_only:
         machine.ports.add(board_map.PORT_RESET, 1, reset, "reset")
     return Board(pci, serial, rtc)
 
@@ -99,7 +105,8 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
     model = "max" if config.testdev and engine.name == "bt" else "host"
     machine = make_machine(config, engine, model)
     try:
-        board = build_board(machine, serial)
+        # Without PCI devices Linux lacks nothing if it does not know ECAM.
+        board = build_board(machine, serial, linux_only=prepared is not None)
         _test_devices(config, machine, board, debug)
         board.pci.assign()
         rsdp = acpi.install(machine.ram, config.cpus, fixed=config.testdev)

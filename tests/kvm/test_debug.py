@@ -79,7 +79,7 @@ class Guest:
 Start = Callable[..., Guest]
 
 
-@pytest.fixture(params=["kvm", "bt"])
+@pytest.fixture(params=["kvm", pytest.param("bt", marks=pytest.mark.no_kvm)])
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Make a Guest of a text."""
     if request.param == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):

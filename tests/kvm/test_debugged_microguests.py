@@ -18,7 +18,7 @@ from barevisor.testing.microguests import ROWS
 from barevisor.testing.microguests_conform import CONFORM_ROWS
 from barevisor.testing.microguests_system import SYSTEM_ROWS
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.no_kvm]
 ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS)
 ELSEWHERE = 0x7FFF_0000_0000
 STEPS_MAX = 200_000

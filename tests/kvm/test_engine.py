@@ -106,6 +106,35 @@ def test_doorbell_rings_without_an_exit(machine: Machine) -> None:
     assert machine.vcpu.run() == engine.MmioWrite(BELL, b"\x00\x80")
 
 
+def test_stores_to_a_late_port_come_before_the_next_exit(machine: Machine) -> None:
+    seen: list[tuple[str, bytes]] = []
+    for name, port in (("a", 0x70), ("b", 0x72)):
+        machine.vm.add_late_port(port, lambda data, name=name: seen.append((name, data)))
+    # mov al, 1; out 0x70, al; inc ax; out 0x70, al; inc ax; out 0x72, al; out 0x70, ax; in al, 0x71
+    machine.load("b001 e670 40 e670 40 e672 e770 e471")
+    assert machine.vcpu.run() == engine.PioWrite(0x70, 2, b"\3\0")
+    assert seen == [("a", b"\1\2"), ("b", b"\3")]
+    assert machine.vcpu.run() == engine.PioRead(0x71, 1)
+    # out 0x70, al; jmp $
+    machine.load("e670 ebfe")
+    timer = threading.Timer(0.2, machine.vcpu.kick)
+    timer.start()
+    assert machine.vcpu.run() == engine.Interrupted()
+    timer.join()
+    assert seen[2:] == [("a", b"\0")]
+
+
+def test_more_late_stores_than_the_ring_holds_keep_their_order(machine: Machine) -> None:
+    seen: list[int] = []
+    machine.vm.add_late_port(0x70, seen.extend)
+    # l: out 0x70, al; inc al; jnz l; in al, 0x71
+    machine.load("e670 fec0 75fa e471")
+    while isinstance(done := machine.vcpu.run(), engine.PioWrite):
+        seen.extend(done.data)
+    assert done == engine.PioRead(0x71, 1)
+    assert seen == list(range(256))
+
+
 def test_state_after_an_exit_is_after_the_instruction(machine: Machine) -> None:
     machine.load("e560 40 e6e9")  # in ax, 0x60; inc ax; out 0xe9, al
     assert machine.vcpu.run() == engine.PioRead(0x60, 2)

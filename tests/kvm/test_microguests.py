@@ -37,7 +37,10 @@ def why_not(name: str) -> str:
     return "" if found else "barevisor.cpu.bt.vm is not built"
 
 
-@pytest.fixture(params=["kvm", "bt-interpret", "bt-translate"], scope="session")
+BT = [pytest.param(f"bt-{way}", marks=pytest.mark.no_kvm) for way in ("interpret", "translate")]
+
+
+@pytest.fixture(params=["kvm", *BT], scope="session")
 def kind(request: pytest.FixtureRequest) -> Engine:
     name = request.param.partition("-")[0]
     reason = why_not(name)

@@ -26,6 +26,7 @@ NUMBERS = [
     (ioctls.IRQ_LINE, 0x4008AE61),
     (ioctls.CREATE_PIT2, 0x4040AE77),
     (ioctls.IOEVENTFD, 0x4040AE79),
+    (ioctls.REGISTER_COALESCED_MMIO, 0x4010AE67),
     (ioctls.GET_IRQCHIP, 0xC208AE62),
     (ioctls.SET_IRQCHIP, 0x8208AE63),
     (ioctls.SET_CLOCK, 0x4030AE7B),

@@ -39,6 +39,11 @@ def write(rtc: Rtc, at: int, value: int) -> None:
     rtc.bus_write(1, 1, value)
 
 
+def test_of_late_indices_the_last_counts(rtc: Rtc) -> None:
+    rtc.late_index(b"\x00\x84")
+    assert rtc.bus_read(1, 1) == 0x13
+
+
 def date(rtc: Rtc) -> list[int]:
     return [read(rtc, at) for at in (0x32, 9, 8, 7, 6, 4, 2, 0)]
 

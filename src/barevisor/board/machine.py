@@ -123,6 +123,7 @@ class Machine:
         # Held while an interrupt is on its way into the engine, and while the engine is changed.
         self._gate = threading.Lock()
         self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._late: dict[int, Callable[[bytes], None]] = {}
         self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
         self._report: Report | None = None
@@ -215,6 +216,13 @@ class Machine:
             on_write = self._stats.timed("doorbell", on_write, gpa)
         self._bells[gpa] = (size, on_write)
         self.vm.add_doorbell(gpa, size, on_write)
+
+    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
+        """See EngineVm.add_late_port; the port's device takes such stores as well."""
+        if self._stats is not None:
+            on_write = self._stats.timed("port write, late", on_write, port)
+        self._late[port] = on_write
+        self.vm.add_late_port(port, on_write)
 
     def remove_doorbell(self, gpa: int) -> None:
         """See EngineVm.remove_doorbell."""
@@ -397,8 +405,10 @@ class Machine:
             vm.set_state(self.vm.get_state())
             for vcpu, state in zip(vcpus, states, strict=True):
                 vcpu.set_state(state)
-            for gpa, (size, on_write) in self._bells.items():
-                vm.add_doorbell(gpa, size, on_write)
+            for gpa, (size, on_bell) in self._bells.items():
+                vm.add_doorbell(gpa, size, on_bell)
+            for port, on_write in self._late.items():
+                vm.add_late_port(port, on_write)
         except BaseException:
             vm.close()
             raise

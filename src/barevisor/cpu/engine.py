@@ -73,7 +73,8 @@ class Halted:
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """Triple fault. The CPU's state is as it was when it gave up."""
+    """Triple fault. The CPU's state is as it was when it gave up; on an AMD host's kvm that of a
+    reset, because the CPU leaves none."""
 
 
 class SystemEvent(NamedTuple):
@@ -356,6 +357,12 @@ class EngineVm(Protocol):
 
     def remove_doorbell(self, gpa: int) -> None:
         """Undo add_doorbell."""
+
+    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
+        """Byte-wide stores to `port` need not exit: they may come to `on_write` instead, one or
+        more at once in their order, on a vCPU's thread, before `run` returns the next exit of
+        the CPU that made them. That may be long after, so only for what nobody waits for; and an
+        engine may still make each a PioWrite. `on_write` does not raise. Before any `run`."""
 
     def memory_written(self, gpa: int, size: int) -> None:
         """The VMM stored into guest RAM (a device's DMA): translated code there is stale."""

@@ -90,6 +90,10 @@ class Rtc:
         with self._lock:
             self._write(self._index, value & 0xFF)
 
+    def late_index(self, data: bytes) -> None:
+        """Stores to the index port, which an engine kept back: the last one counts."""
+        self._index = data[-1] & 0x7F
+
     def _write(self, at: int, value: int) -> None:
         if at in TIME_REGISTERS:
             self._set_time_register(at, value)

@@ -140,6 +140,18 @@ class Serial:
         if sent:
             self._output(sent)
 
+    def late_write(self, data: bytes) -> None:
+        """Stores to offset 0, which an engine kept back: sent at once, with one interrupt."""
+        plain = not self._lcr & LCR_DLAB and not self._mcr & MCR_LOOP
+        if not plain:
+            for value in data:
+                self.bus_write(THR, 1, value)
+            return
+        with self._lock:
+            self._transmit(data[-1])
+            self._update()
+        self._output(data)
+
     def _transmit(self, value: int) -> bytes:
         if self._thre_pending:
             # THR filled and emptied: an edge-triggered line must see both.

@@ -109,6 +109,7 @@ class FakeVm:
         self.msis: list[tuple[int, int]] = []
         self.written: list[tuple[int, int]] = []
         self.doorbells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self.late_ports: dict[int, Callable[[bytes], None]] = {}
         self.debug: GuestDebug | None = None
         self.sink: BlockSink | None = None
         self.closed = False
@@ -139,6 +140,10 @@ class FakeVm:
     def remove_doorbell(self, gpa: int) -> None:
         """Forget it."""
         del self.doorbells[gpa]
+
+    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
+        """Recorded in `late_ports`."""
+        self.late_ports[port] = on_write
 
     def memory_written(self, gpa: int, size: int) -> None:
         """Recorded in `written`."""

@@ -353,6 +353,13 @@ class IoEventFd(Abi):
     )
 
 
+class CoalescedZone(Abi):
+    """struct kvm_coalesced_mmio_zone (api.rst 4.116)."""
+
+    SIZE = 16
+    _fields_ = (("addr", u64), ("size", u32), ("pio", u32))
+
+
 class SignalMask(Abi):
     """struct kvm_signal_mask with the kernel's 8-byte sigset (api.rst 4.20)."""
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from errno import EAGAIN, EINTR
 
 from barevisor.cpu import engine
-from barevisor.cpu.kvm import abi, debug, exits, ioctls, state
+from barevisor.cpu.kvm import abi, debug, exits, ioctls, late, state
 from barevisor.errors import EngineError
 
 KICK = signal.SIGRTMIN + 4
@@ -33,9 +33,11 @@ class KvmVcpu:
     """The contract's Vcpu (cpu/engine.py)."""
 
     def __init__(
-        self, fd: int, index: int, run_size: int, irqchip: bool, msrs: set[int], stops: debug.Stops
-    ) -> None:
-        """Takes over `fd`. `msrs`: the kernel's KVM_GET_MSR_INDEX_LIST; `stops`: the VM's."""
+        self, fd: int, index: int, run_size: int, irqchip: bool, msrs: set[int],
+        stops: debug.Stops, ports: late.LatePorts,
+    ) -> None:  # fmt: skip
+        """Takes over `fd`. `msrs`: the kernel's KVM_GET_MSR_INDEX_LIST; `stops` and `ports`: the
+        VM's."""
         self.index = index
         self._stops = stops
         self._step = False
@@ -43,6 +45,9 @@ class KvmVcpu:
         self._irqchip = irqchip
         self._map = mmap.mmap(fd, run_size)
         self._page = memoryview(self._map)
+        self._ports = ports
+        ring = ports.ring_at
+        self._ring = self._page[ring : ring + late.PAGE].cast("I")
         self._thread = 0  # kernel thread ID while in `run`
         self._masked: set[int] = set()
         self._unfinished = False  # an exit whose instruction the next KVM_RUN completes
@@ -80,11 +85,15 @@ class KvmVcpu:
 
     def _enter(self) -> int:
         """KVM_RUN; 0 or the errno. The GIL is released meanwhile."""
+        failed = 0
         try:
             fcntl.ioctl(self._fd, RUN, 0)
         except OSError as e:
-            return e.errno or EINTR
-        return 0
+            failed = e.errno or EINTR
+        ring = self._ring
+        if ring[late.FIRST] != ring[late.LAST] and self._ports.ring_at:
+            self._ports.drain(ring)
+        return failed
 
     def _exited(self) -> engine.Exit | None:
         """None: a debug exception of the guest's own, which the next KVM_RUN delivers."""
@@ -329,6 +338,7 @@ class KvmVcpu:
     def close(self) -> None:
         """Unmap and close. Idempotent."""
         if self._fd >= 0:
+            self._ring.release()
             self._page.release()
             self._map.close()
             os.close(self._fd)

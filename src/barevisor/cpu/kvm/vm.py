@@ -11,6 +11,7 @@ from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
 from barevisor.cpu.kvm import abi, counters, cpuid, ioctls, state
 from barevisor.cpu.kvm.debug import BLOCKIRQ, Stops
 from barevisor.cpu.kvm.doorbell import Doorbells
+from barevisor.cpu.kvm.late import LatePorts
 from barevisor.cpu.kvm.vcpu import KvmVcpu
 from barevisor.cpu.x86 import cpuid as models
 from barevisor.errors import ConfigError, EngineError
@@ -27,6 +28,8 @@ API_VERSION = 12
 IDENTITY_MAP_ADDR = 0xFFFBC000
 TSS_ADDR = 0xFFFBD000
 
+LEVELS = [[abi.IrqLevel(gsi, level) for level in (0, 1)] for gsi in range(24)]
+"""KVM_IRQ_LINE's arguments; a serial port's line changes twice a byte."""
 READONLY = 1 << 1  # KVM_MEM_READONLY
 PIT_SPEAKER = 1  # KVM_PIT_SPEAKER_DUMMY: port 0x61 is in the kernel too
 
@@ -106,6 +109,7 @@ class KvmVm:
         self._stops = Stops(_guest_debug(kvm))
         self._fd = fd = ioctls.CREATE_VM(kvm)
         self._bells = Doorbells(fd)
+        self._ports = LatePorts(kvm, fd)
         ioctls.SET_IDENTITY_MAP_ADDR(fd, abi.U64(IDENTITY_MAP_ADDR))
         ioctls.SET_TSS_ADDR(fd, TSS_ADDR)
         if self.spec.irqchip:
@@ -159,7 +163,9 @@ class KvmVm:
             if index == 0:
                 self._told, self._khz = table, ioctls.GET_TSC_KHZ(fd)
             msrs = self._msrs - _not_offered(table)
-            vcpu = KvmVcpu(fd, index, self._run_size, self.spec.irqchip, msrs, self._stops)
+            vcpu = KvmVcpu(
+                fd, index, self._run_size, self.spec.irqchip, msrs, self._stops, self._ports
+            )
         except (EngineError, OSError):
             os.close(fd)
             raise
@@ -168,7 +174,7 @@ class KvmVm:
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """See EngineVm.irq_line."""
-        ioctls.IRQ_LINE(self._fd, abi.IrqLevel(gsi, level))
+        ioctls.IRQ_LINE(self._fd, LEVELS[gsi][level])
 
     def signal_msi(self, address: int, data: int) -> None:
         """See EngineVm.signal_msi. A message that no local APIC takes is lost, as on a bus."""
@@ -182,6 +188,10 @@ class KvmVm:
     def remove_doorbell(self, gpa: int) -> None:
         """See EngineVm.remove_doorbell."""
         self._bells.remove(gpa)
+
+    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
+        """See EngineVm.add_late_port and kvm/late.py."""
+        self._ports.add(port, on_write)
 
     def memory_written(self, gpa: int, size: int) -> None:
         """Nothing to do: the host CPU keeps its instruction fetch coherent."""

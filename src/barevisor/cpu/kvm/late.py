@@ -1,0 +1,65 @@
+"""Late ports: stores that KVM keeps in a ring instead of exiting (coalesced PIO, api.rst 4.116).
+
+The ring is one page that all vCPUs of a VM map. The kernel fills it; whoever comes out of KVM_RUN
+empties it before anything else is done, so that a store is never seen after what follows it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from struct import Struct
+
+from barevisor.cpu.kvm import abi, ioctls
+
+PAGE = 4096
+ENTRY = Struct("<QII8s")
+"""struct kvm_coalesced_mmio: address, length, 1 for a port, data."""
+FIRST, LAST = 0, 1
+HEAD = 8
+ENTRIES = (PAGE - HEAD) // ENTRY.size  # KVM_COALESCED_MMIO_MAX
+
+
+class LatePorts:
+    """All late ports of a VM."""
+
+    def __init__(self, kvm: int, vm: int) -> None:
+        """Descriptors of /dev/kvm and of the VM."""
+        self._vm = vm
+        page = ioctls.capability(kvm, "KVM_CAP_COALESCED_MMIO")
+        known = page and ioctls.capability(kvm, "KVM_CAP_COALESCED_PIO")
+        self.ring_at = page * PAGE if known else 0
+        """Where a vCPU's mapping has the ring; 0: this KVM knows no late ports."""
+        self._ports: dict[int, Callable[[bytes], None]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, port: int, on_write: Callable[[bytes], None]) -> None:
+        """Byte-wide stores to `port`. Raises EngineError when the kernel refuses."""
+        if self.ring_at:
+            self._ports[port] = on_write
+            ioctls.REGISTER_COALESCED_MMIO(self._vm, abi.CoalescedZone(addr=port, size=1, pio=1))
+
+    def drain(self, words: memoryview) -> None:
+        """Hand on all that waits. `words`: the ring as 32-bit words. Any vCPU's thread: another's
+        stores are done, too, when this returns."""
+        with self._lock:
+            first, last = words[FIRST] % ENTRIES, words[LAST] % ENTRIES
+            ring = words.cast("B")
+            waiting: list[tuple[int, bytes]] = []
+            while first != last:
+                port, size, _, data = ENTRY.unpack_from(ring, HEAD + first * ENTRY.size)
+                waiting.append((port, data[: min(size, len(data))]))
+                first = (first + 1) % ENTRIES
+            for port, data in _joined(waiting):
+                self._ports[port](data)
+            words[FIRST] = first
+
+
+def _joined(stores: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Neighbours of one port as one."""
+    found: list[tuple[int, bytes]] = []
+    for port, data in stores:
+        if found and found[-1][0] == port:
+            data = found.pop()[1] + data
+        found.append((port, data))
+    return found
