@@ -67,6 +67,8 @@ def build_board(machine: Machine, serial_output: Output, *, linux_only: bool = F
     machine.add_late_port(board_map.PORT_RTC, rtc.late_index)
     if linux_only:
         machine.add_late_port(board_map.PORT_COM1, serial.late_write)
+        # Where PCI's address port would be: Linux looks there for 32 slots with known bugs.
+        machine.ignore_port(board_map.PORT_PCI_ADDRESS, 4)
     machine.ports.add(board_map.PORT_I8042_DATA, 8, I8042(machine.end), "i8042")
     reset = power.attach(machine.ports, machine.end)
     pci = PciHost(

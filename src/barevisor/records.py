@@ -1,11 +1,13 @@
-"""`dataclass` and `field` without the module `dataclasses`, for classes that each start makes.
+"""`dataclass`, `field` and `NamedTuple` for classes that each start makes, without the modules
+`dataclasses` and `typing`.
 
-That module compiles half a dozen functions from text for each class, and imports `inspect` with
-the compiler's tables: together a third of the Python before a guest's first instruction. Here
-the methods are closures over the fields' names. What a class is stays the same: `replace`,
-`fields` and `asdict` of `dataclasses` take its instances, and type checkers see a dataclass.
+The first compiles half a dozen functions from text for each class and imports `inspect` with the
+compiler's tables, the second compiles each annotation: together a third of the Python before a
+guest's first instruction. Here the methods are closures over the fields' names. What a class is
+stays the same: `replace`, `fields` and `asdict` of `dataclasses` take its instances, and type
+checkers see what the names say.
 
-Without inheritance, `kw_only`, `order` and `InitVar`. A class of which many are made in a run
+Without inheritance, `kw_only`, `order` and `InitVar`. A dataclass of which many are made in a run
 writes its own `__init__`: this one costs 3 times as much as a compiled one.
 """
 
@@ -15,8 +17,61 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
+    from typing import NamedTuple as NamedTuple
+    from typing import Protocol as Protocol
 else:
+    from collections import _tuplegetter
+
     _put = object.__setattr__
+
+    class Protocol:
+        """What others are like; only type checkers look."""
+
+        __slots__ = ()
+
+    class _TupleMeta(type):
+        """Makes the subclasses of NamedTuple, which are tuples and nothing else."""
+
+        def __new__(meta, name, bases, body):
+            if not bases:
+                return super().__new__(meta, name, bases, body)
+            names = tuple(body.get("__annotations__", ()))
+            defaults = {field: body.pop(field) for field in names if field in body}
+            methods = {field: _tuplegetter(at, "") for at, field in enumerate(names)}
+            methods |= {
+                "__new__": _new(name, names, defaults),
+                "__repr__": _repr(names),
+                "__getnewargs__": lambda self: tuple(self),
+                "__match_args__": names,
+                "__slots__": (),
+                "_fields": names,
+                "_asdict": lambda self: dict(zip(names, self, strict=True)),
+                "_replace": lambda self, **new: type(self)(**(self._asdict() | new)),
+            }
+            return type(name, (tuple,), methods | body)
+
+    class NamedTuple(metaclass=_TupleMeta):
+        """As `typing.NamedTuple`."""
+
+    def _new(of, names, defaults):
+        count, make = len(names), tuple.__new__
+
+        def __new__(cls, /, *values, **named):
+            if named or len(values) != count:
+                values = _complete(of, names, defaults, values, named)
+            return make(cls, values)
+
+        return __new__
+
+    def _complete(of, names, defaults, values, named):
+        """`values` and what else the call gave, or the class, in the order of the fields."""
+        given = names[: len(values)]
+        if len(values) > len(names) or any(n in given or n not in names for n in named):
+            raise TypeError(f"{of} takes {', '.join(names)}; got {values}, {named}")
+        known = defaults | dict(zip(given, values, strict=True)) | named
+        if len(known) < len(names):
+            raise TypeError(f"{of} needs {', '.join(n for n in names if n not in known)}")
+        return tuple(known[name] for name in names)
 
     class field:
         """A field whose default is made anew for each instance."""
@@ -56,25 +111,13 @@ else:
         return made
 
     def _init(of, names, defaults, post):
-        known, count = frozenset(names), len(names)
+        count = len(names)
 
         def __init__(self, /, *values, **named):
-            if len(values) > count or not known.issuperset(named):
-                raise TypeError(f"{of} takes {', '.join(names)}; got {values}, {named}")
-            for name, value in zip(names, values):  # noqa: B905 - the rest comes below
-                if name in named:
-                    raise TypeError(f"{of} got {name} twice")
-                _put(self, name, value)
-            for name in names[len(values) :]:
-                if name in named:
-                    value = named[name]
-                elif name in defaults:
-                    value = defaults[name]
-                    if type(value) is field:
-                        value = value.factory()
-                else:
-                    raise TypeError(f"{of} needs {name}")
-                _put(self, name, value)
+            if named or len(values) != count:
+                values = _complete(of, names, defaults, values, named)
+            for name, value in zip(names, values, strict=True):
+                _put(self, name, value.factory() if type(value) is field else value)
             if post:
                 self.__post_init__()
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from barevisor.assembly import LinuxGuest, Phases, linux_guest
 from barevisor.board.machine import Outcome
@@ -26,6 +25,7 @@ from barevisor.engines import for_linux
 from barevisor.errors import BarevisorError, GuestCrash, GuestError, GuestTimeout
 from barevisor.guest.console import ConsoleLog
 from barevisor.process import Argv, CompletedProcess, Process
+from barevisor.records import TYPE_CHECKING
 from barevisor.threads import Worker
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """The plan of a start and the archive around it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

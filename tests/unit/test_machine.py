@@ -350,6 +350,7 @@ def test_a_paused_machine_goes_on_elsewhere() -> None:
         m.ports.add(0x80, 1, Sink(), "sink")
         m.add_doorbell(0x1000, 0, rung.append)
         m.add_late_port(0x70, lambda data: None)
+        m.ignore_port(0xCF8, 4)
         state = m.vcpus[0].get_state()
         state.regs.rip = 0x1234
         m.vcpus[0].set_state(state)
@@ -366,7 +367,7 @@ def test_a_paused_machine_goes_on_elsewhere() -> None:
         vm = m.vm
         assert isinstance(vm, FakeVm)
         assert (vm.msis, list(vm.doorbells), rung) == ([(1, 2)], [0x1000], [0])
-        assert list(vm.late_ports) == [0x70]
+        assert (list(vm.late_ports), vm.ignored) == ([0x70], [(0xCF8, 4)])
     assert seen == [ord("a"), ord("b")]
 
 

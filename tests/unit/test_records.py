@@ -7,7 +7,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -134,12 +134,63 @@ def test_without_slots_there_is_none() -> None:
         records.dataclass(slots=False)(type("X", (), {}))
 
 
+class Pair(records.NamedTuple):
+    """Doc."""
+
+    x: int
+    y: int = 2
+
+    @property
+    def sum(self) -> int:
+        return self.x + self.y
+
+
+class RealPair(NamedTuple):
+    x: int
+    y: int
+
+
+RealPair.__new__.__defaults__ = (2,)
+
+
+@pytest.mark.parametrize(("values", "named"), CALLS, ids=lambda value: str(value))
+def test_a_tuple_is_made_as_a_named_one_is(values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def made(kind: Any) -> object:
+        try:
+            return tuple(kind(*values, **named))
+        except TypeError:
+            return TypeError
+
+    assert made(Pair) == made(RealPair)
+
+
+def test_a_named_tuple_is_a_tuple() -> None:
+    pair = Pair(1, y=4)
+    assert pair == (1, 4)
+    assert (pair.x, pair.y, pair.sum, len(pair), repr(pair)) == (1, 4, 5, 2, "Pair(x=1, y=4)")
+    assert (pair._replace(y=5), pair._asdict(), Pair._fields) == (
+        (1, 5), {"x": 1, "y": 4}, ("x", "y"),
+    )  # fmt: skip
+    assert copy.deepcopy(pair) == pickle.loads(pickle.dumps(pair)) == pair
+    with pytest.raises(AttributeError):
+        pair.x = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        pair.z = 2  # type: ignore[attr-defined]
+    match pair:
+        case Pair(1, y):
+            assert y == 4
+        case _:
+            pytest.fail("no match")
+
+
 @pytest.mark.parametrize("code", [
     "import barevisor.cli.image, barevisor.cpu.kvm.vm",
     "import barevisor.cli.session, barevisor.assembly, barevisor.cpu.kvm.vm",
     "import barevisor.cpu.bt.vm",
 ], ids=["bare image on kvm", "linux on kvm", "bt"])  # fmt: skip
 def test_a_start_does_without_the_real_ones(code: str) -> None:
-    script = f"{code}\nimport sys\nprint(*{{'dataclasses', 'inspect'}} & {{*sys.modules}})"
+    script = (
+        f"{code}\nimport sys\nprint(*{{'dataclasses', 'inspect', 'typing'}} & {{*sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.split() == []

@@ -8,9 +8,9 @@ device sees offsets from its own base, ints in the guest's byte order (little), 
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple, Protocol
 
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple, Protocol
 
 
 class BusDevice(Protocol):

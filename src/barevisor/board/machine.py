@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from barevisor.board import map as board_map
 from barevisor.board import stuck
@@ -41,6 +40,7 @@ from barevisor.cpu.engine import (
     Vcpu,
 )
 from barevisor.errors import AddressTaken, EngineError, GuestError
+from barevisor.records import TYPE_CHECKING, NamedTuple, Protocol
 from barevisor.threads import Worker
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class Machine:
         # Held while an interrupt is on its way into the engine, and while the engine is changed.
         self._gate = threading.Lock()
         self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._ignored: list[tuple[int, int]] = []
         self._late: dict[int, Callable[[bytes], None]] = {}
         self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
@@ -223,6 +224,11 @@ class Machine:
             on_write = self._stats.timed("port write, late", on_write, port)
         self._late[port] = on_write
         self.vm.add_late_port(port, on_write)
+
+    def ignore_port(self, port: int, size: int) -> None:
+        """See EngineVm.ignore_port."""
+        self._ignored.append((port, size))
+        self.vm.ignore_port(port, size)
 
     def remove_doorbell(self, gpa: int) -> None:
         """See EngineVm.remove_doorbell."""
@@ -409,6 +415,8 @@ class Machine:
                 vm.add_doorbell(gpa, size, on_bell)
             for port, on_write in self._late.items():
                 vm.add_late_port(port, on_write)
+            for port, size in self._ignored:
+                vm.ignore_port(port, size)
         except BaseException:
             vm.close()
             raise

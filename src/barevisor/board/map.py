@@ -6,9 +6,8 @@ interrupt controllers in the hole, and the ACPI tables where a PC's BIOS would b
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple
 
 MIB = 1 << 20
 
@@ -49,6 +48,7 @@ PORT_FW_CFG = 0x510
 PORT_SLEEP = 0x600
 PORT_TEST_PM, PORT_TEST_PM_TIMER, PORT_TEST_PM_EVENTS = 0x604, 0x608, 0x620
 """ACPI's fixed registers, for test images: the first two are where QEMU's q35 has them."""
+PORT_PCI_ADDRESS = 0xCF8
 PORT_RESET = 0xCF9
 PORT_TEST_IRQ = 0x2000
 

@@ -14,9 +14,9 @@ import ctypes
 import mmap
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 from barevisor.errors import GuestError, HostError
+from barevisor.records import NamedTuple
 
 PAGE = 4096
 MAP_NORESERVE = 0x4000  # asm-generic/mman.h; mmap has it from Python 3.13 on

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from barevisor.cpu.engine import Exit, MmioRead, MmioWrite, PioRead, PioWrite, Vcpu
+from barevisor.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from barevisor.board.bus import Bus
 
 KINDS: dict[type, str] = {

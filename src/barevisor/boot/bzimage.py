@@ -11,9 +11,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple
 
 HEADER_START, HEADER_END_AT = 0x1F1, 0x201
 HEADER_LIMIT = 0x290

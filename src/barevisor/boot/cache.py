@@ -13,11 +13,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from barevisor.boot import elf
 from barevisor.boot.files import map_file
 from barevisor.errors import ConfigError
+from barevisor.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from barevisor.boot import elf
 
 MAGIC = b"BAREKRN2"
 HEAD = "<8sI40sQQQI"
@@ -49,6 +51,8 @@ def key_of(path: Path) -> bytes:
 
 def from_elf(data: memoryview) -> Kernel:
     """The loadable parts of a vmlinux, zeros left out. Raises ConfigError."""
+    from barevisor.boot import elf  # a kept kernel needs none
+
     parsed = elf.parse(data)
     if parsed.bits != 64:
         raise ConfigError("the kernel is a 32-bit one", "give an x86-64 kernel")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple
 
 MAGIC = b"\x7fELF"
 CLASS_32, CLASS_64 = 1, 2

@@ -8,11 +8,10 @@ from __future__ import annotations
 import struct
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
 
-from barevisor.boot import elf, multiboot, pvh
 from barevisor.boot.files import map_file
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple
 
 BZIMAGE_MAGIC_AT, BOOT_FLAG_AT = 0x202, 0x1FE
 HINT = "give a bzImage (/boot/vmlinuz-*), a vmlinux, or a PVH or multiboot ELF image"
@@ -57,6 +56,8 @@ def identify(data: memoryview) -> Kind:
     """Raises ConfigError, without the file's name."""
     if bytes(data[BZIMAGE_MAGIC_AT : BZIMAGE_MAGIC_AT + 4]) == b"HdrS":
         return Kind.BZIMAGE
+    from barevisor.boot import elf, multiboot  # a bzImage, the usual one, needs neither
+
     if bytes(data[:4]) == elf.MAGIC:
         return _identify_elf(data)
     if multiboot.find_header(data) is not None:
@@ -82,6 +83,8 @@ def _foreign(name: str) -> ConfigError:
 def _identify_elf(data: memoryview) -> Kind:
     """PVH before Linux: a vmlinux with both is entered the same way in the end, and an image
     that has only the note is no Linux."""
+    from barevisor.boot import elf, multiboot, pvh
+
     parsed = elf.parse(data)
     header = multiboot.find_header(data)
     if header is not None and (parsed.bits == 32 or header.flags & multiboot.HAS_ADDRESSES):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
 
 from barevisor.board import map as board_map
 from barevisor.board.ram import GuestRam
@@ -19,6 +18,7 @@ from barevisor.boot.image import Image, Kind
 from barevisor.boot.layout import c_string, check, store, top_spot
 from barevisor.cpu.engine import CpuState
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple
 
 BOOT_PARAMS, BOOT_PARAMS_SIZE = 0x7000, 0x1000
 CMDLINE, CMDLINE_ROOM = 0x2_0000, 0x1_0000

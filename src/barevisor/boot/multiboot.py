@@ -7,7 +7,6 @@ image's own, which starts its other CPUs from it.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from barevisor.board import map as board_map
 from barevisor.board.ram import GuestRam
@@ -24,6 +23,7 @@ from barevisor.boot.layout import (
 )
 from barevisor.cpu.engine import CpuState
 from barevisor.errors import ConfigError
+from barevisor.records import NamedTuple
 
 HEADER_MAGIC, BOOT_MAGIC = 0x1BAD_B002, 0x2BAD_B002
 HEADER_SEARCH = 8192

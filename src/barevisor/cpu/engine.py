@@ -12,11 +12,14 @@ Exits are records, so the run loop is one `match`. A read exit is answered with
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from barevisor.records import dataclass, field
+from barevisor.records import TYPE_CHECKING, NamedTuple, Protocol, dataclass, field
 
 if TYPE_CHECKING:
+    from typing import Literal
+
+    StopReason = Literal["breakpoint", "step", "watch"]
+
     from barevisor.cpu.vmstate import VmState
 
 __all__ = [
@@ -103,8 +106,6 @@ class DebugStop(NamedTuple):
     reason: StopReason
     address: int
 
-
-StopReason = Literal["breakpoint", "step", "watch"]
 
 Exit = (
     PioRead | PioWrite | MmioRead | MmioWrite | Interrupted | Halted | Shutdown | SystemEvent
@@ -364,6 +365,10 @@ class EngineVm(Protocol):
         the CPU that made them. That may be long after, so only for what nobody waits for; and an
         engine may still make each a PioWrite. `on_write` does not raise. Before any `run`."""
 
+    def ignore_port(self, port: int, size: int) -> None:
+        """Stores of exactly `size` bytes to `port` need not exit: nobody answers there. An engine
+        may still make each a PioWrite. Before any `run`."""
+
     def memory_written(self, gpa: int, size: int) -> None:
         """The VMM stored into guest RAM (a device's DMA): translated code there is stale."""
 
@@ -392,7 +397,6 @@ class EngineVm(Protocol):
         """Free everything; vCPUs must not be in `run`. Idempotent."""
 
 
-@runtime_checkable
 class Engine(Protocol):
     """A kind of CPU: `kvm` or `bt`."""
 

@@ -7,13 +7,15 @@ Alarm and update interrupts come from a thread that exists only while one is ena
 
 from __future__ import annotations
 
-import datetime
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from barevisor.records import TYPE_CHECKING
 from barevisor.threads import Worker
+
+if TYPE_CHECKING:
+    from typing import Any
 
 SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM = range(6)
 WEEKDAY, DAY, MONTH, YEAR, REG_A, REG_B, REG_C, REG_D = range(6, 14)
@@ -29,9 +31,8 @@ D_VALID = 0x80
 PM = 0x80
 CMOS_SIZE = 128
 
-EPOCH = datetime.datetime(1970, 1, 1)
-FIRST = int((datetime.datetime(1, 1, 1) - EPOCH).total_seconds())
-LAST = int((datetime.datetime(9999, 12, 31, 23, 59, 59) - EPOCH).total_seconds())
+FIRST, LAST = -62_135_596_800, 253_402_300_799
+"""The first second of the year 1, the last of 9999: what a date can be, as seconds since 1970."""
 
 
 class Rtc:
@@ -130,9 +131,8 @@ class Rtc:
         """Whether the alarm has come since register C was read."""
         return bool(self._cmos[REG_C] & C_AF)
 
-    def _date(self) -> datetime.datetime:
-        seconds = min(max(int(self._now()), FIRST), LAST)  # the guest sets any date
-        return EPOCH + datetime.timedelta(seconds=seconds)
+    def _date(self) -> time.struct_time:
+        return time.gmtime(min(max(int(self._now()), FIRST), LAST))  # the guest sets any date
 
     def _encode(self, value: int) -> int:
         return value if self._cmos[REG_B] & B_BINARY else value // 10 << 4 | value % 10
@@ -153,15 +153,18 @@ class Rtc:
     def _time_register(self, at: int) -> int:
         now = self._date()
         if at == HOURS:
-            return self._encode_hour(now.hour)
+            return self._encode_hour(now.tm_hour)
         return self._encode({
-            SECONDS: now.second, MINUTES: now.minute, WEEKDAY: now.isoweekday() % 7 + 1,
-            DAY: now.day, MONTH: now.month, YEAR: now.year % 100, CENTURY: now.year // 100,
+            SECONDS: now.tm_sec, MINUTES: now.tm_min, WEEKDAY: (now.tm_wday + 1) % 7 + 1,
+            DAY: now.tm_mday, MONTH: now.tm_mon, YEAR: now.tm_year % 100,
+            CENTURY: now.tm_year // 100,
         }[at])  # fmt: skip
 
     def _set_time_register(self, at: int, value: int) -> None:
         """A value that makes no date is ignored: the guest may write anything."""
-        now = self._date()
+        from datetime import datetime  # a Linux that only reads the clock needs none
+
+        now = datetime(*self._date()[:6])
         plain = self._decode_hour(value) if at == HOURS else self._decode(value)
         change: dict[str, Any] = {
             SECONDS: {"second": plain}, MINUTES: {"minute": plain}, HOURS: {"hour": plain},

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from barevisor.errors import (
     BarevisorError,
@@ -27,6 +26,7 @@ from barevisor.errors import (
 from barevisor.guest import protocol
 from barevisor.guest.init import wire
 from barevisor.guest.protocol import Decoder, Frame, encode
+from barevisor.records import NamedTuple
 
 CHUNK = 32 << 10
 ERRNO_MAX = 4096  # include/linux/err.h; the guest may send any number

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from barevisor.boot.initramfs import Initramfs
 from barevisor.errors import ConfigError
@@ -17,6 +16,12 @@ from barevisor.guest.cache import keep, kept, place, stamp
 from barevisor.guest.init import wire
 from barevisor.guest.kernel import Kernel, kernel_modules
 from barevisor.guest.modules import BASE, OPTIONAL, OVERLAY, SHARES, Module
+from barevisor.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Root = Literal["overlay", "ro", "rw", "none"]
 
 INIT_FOLDER = Path(__file__).parent / "init"
 ROOT_TAG = "root"
@@ -25,8 +30,6 @@ HOSTNAME_MAX = 64
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 LOWER, UPPER, ROOT = "/lower", "/upper", "/newroot"
-
-Root = Literal["overlay", "ro", "rw", "none"]
 
 
 class Share(NamedTuple):

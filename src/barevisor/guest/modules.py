@@ -10,10 +10,10 @@ import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from barevisor.errors import HostError
 from barevisor.guest.cache import keep, kept, place, read_cached, stamp
+from barevisor.records import NamedTuple
 
 BASE = ("virtio_pci", "virtio_console")
 """What every guest needs: the bus, then the agent's port (it comes up while the rest loads)."""

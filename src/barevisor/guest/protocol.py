@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from barevisor.errors import ConfigError, GuestError
 from barevisor.guest.init import wire
+from barevisor.records import NamedTuple
 
 HEADER = struct.Struct("<IHHI")
 HELLO = struct.Struct("<IIQQ")

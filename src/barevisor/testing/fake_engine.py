@@ -109,6 +109,7 @@ class FakeVm:
         self.msis: list[tuple[int, int]] = []
         self.written: list[tuple[int, int]] = []
         self.doorbells: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self.ignored: list[tuple[int, int]] = []
         self.late_ports: dict[int, Callable[[bytes], None]] = {}
         self.debug: GuestDebug | None = None
         self.sink: BlockSink | None = None
@@ -144,6 +145,10 @@ class FakeVm:
     def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
         """Recorded in `late_ports`."""
         self.late_ports[port] = on_write
+
+    def ignore_port(self, port: int, size: int) -> None:
+        """Recorded in `ignored`."""
+        self.ignored.append((port, size))
 
     def memory_written(self, gpa: int, size: int) -> None:
         """Recorded in `written`."""

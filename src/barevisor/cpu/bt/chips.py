@@ -7,9 +7,9 @@ False mean "not mine": the access goes on to the VMM.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from barevisor.cpu.bt import ioapic, pit
+from barevisor.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from barevisor.cpu.bt.vmcore import VmCore

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+from barevisor.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from barevisor.cpu.vmstate import IoApicState

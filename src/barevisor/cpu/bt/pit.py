@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from barevisor.records import dataclass, field
+from barevisor.records import TYPE_CHECKING, dataclass, field
 from barevisor.threads import Worker
 
 if TYPE_CHECKING:

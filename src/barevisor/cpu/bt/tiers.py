@@ -8,10 +8,10 @@ BAREVISOR_BT: unset, blocks are interpreted until they have run often enough to 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from barevisor.cpu.x86 import hostcpuid
 from barevisor.errors import ConfigError, EngineError
+from barevisor.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from barevisor.cpu.bt.tier import TranslatorOwner

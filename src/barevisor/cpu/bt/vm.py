@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from barevisor.cpu.bt.chips import Chips
 from barevisor.cpu.bt.ioapic import PINS
 from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
 from barevisor.cpu.x86 import cpuid, hostcpuid
 from barevisor.errors import EngineError
+from barevisor.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from barevisor.cpu.bt.vcpu import BtVcpu
@@ -131,6 +131,9 @@ class BtVm:
 
     def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
         """See EngineVm.add_late_port: an exit costs little here, and stays one."""
+
+    def ignore_port(self, port: int, size: int) -> None:
+        """See EngineVm.ignore_port; the same."""
 
     def memory_written(self, gpa: int, size: int) -> None:
         """See EngineVm.memory_written. Late writers of a closed VM are ignored."""

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import ctypes as c
 from struct import Struct
-from typing import ClassVar
+
+from barevisor.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 u8, u16, u32, u64 = c.c_uint8, c.c_uint16, c.c_uint32, c.c_uint64
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from barevisor.cpu.engine import DebugStop, GuestDebug, Watchpoint
 from barevisor.cpu.kvm import abi
 from barevisor.cpu.kvm.exits import Trap
 from barevisor.errors import EngineError
+from barevisor.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from barevisor.cpu.kvm.vcpu import KvmVcpu

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
 
 from barevisor.cpu.kvm import abi, ioctls
 from barevisor.errors import EngineError
+from barevisor.records import TYPE_CHECKING, NamedTuple
 from barevisor.threads import Worker
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from barevisor.cpu import engine
 from barevisor.cpu.kvm import abi
+from barevisor.records import NamedTuple
 
 IO, HYPERCALL, DEBUG, HLT, MMIO, SHUTDOWN, FAIL_ENTRY, INTR = 2, 3, 4, 5, 6, 8, 9, 10
 INTERNAL_ERROR, SYSTEM_EVENT = 17, 24

@@ -6,6 +6,7 @@ empties it before anything else is done, so that a store is never seen after wha
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from struct import Struct
@@ -17,6 +18,7 @@ ENTRY = Struct("<QII8s")
 """struct kvm_coalesced_mmio: address, length, 1 for a port, data."""
 FIRST, LAST = 0, 1
 HEAD = 8
+TO_PORT = 1 << 1  # KVM_IOEVENTFD_FLAG_PIO
 ENTRIES = (PAGE - HEAD) // ENTRY.size  # KVM_COALESCED_MMIO_MAX
 
 
@@ -32,12 +34,26 @@ class LatePorts:
         """Where a vCPU's mapping has the ring; 0: this KVM knows no late ports."""
         self._ports: dict[int, Callable[[bytes], None]] = {}
         self._lock = threading.Lock()
+        self._unread = -1
 
     def add(self, port: int, on_write: Callable[[bytes], None]) -> None:
         """Byte-wide stores to `port`. Raises EngineError when the kernel refuses."""
         if self.ring_at:
             self._ports[port] = on_write
             ioctls.REGISTER_COALESCED_MMIO(self._vm, abi.CoalescedZone(addr=port, size=1, pio=1))
+
+    def ignore(self, port: int, size: int) -> None:
+        """Stores of `size` bytes to `port` go to an eventfd that nobody reads."""
+        if self._unread < 0:
+            self._unread = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        raw = abi.IoEventFd(addr=port, len=size, fd=self._unread, flags=TO_PORT)
+        ioctls.IOEVENTFD(self._vm, raw)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._unread >= 0:
+            os.close(self._unread)
+            self._unread = -1
 
     def drain(self, words: memoryview) -> None:
         """Hand on all that waits. `words`: the ring as 32-bit words. Any vCPU's thread: another's

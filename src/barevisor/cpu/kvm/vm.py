@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from errno import EACCES, ENODEV, ENOENT, ENXIO
-from typing import TYPE_CHECKING
 
 from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
 from barevisor.cpu.kvm import abi, counters, cpuid, ioctls, state
@@ -15,6 +14,7 @@ from barevisor.cpu.kvm.late import LatePorts
 from barevisor.cpu.kvm.vcpu import KvmVcpu
 from barevisor.cpu.x86 import cpuid as models
 from barevisor.errors import ConfigError, EngineError
+from barevisor.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from barevisor.cpu.vmstate import VmState
@@ -193,6 +193,10 @@ class KvmVm:
         """See EngineVm.add_late_port and kvm/late.py."""
         self._ports.add(port, on_write)
 
+    def ignore_port(self, port: int, size: int) -> None:
+        """See EngineVm.ignore_port."""
+        self._ports.ignore(port, size)
+
     def memory_written(self, gpa: int, size: int) -> None:
         """Nothing to do: the host CPU keeps its instruction fetch coherent."""
 
@@ -260,6 +264,7 @@ class KvmVm:
         """See EngineVm.close."""
         if self._fd >= 0:
             self._bells.close()
+            self._ports.close()
             for vcpu in self._vcpus:
                 vcpu.close()
             os.close(self._fd)

@@ -15,9 +15,9 @@ mitigations protect against is between the host and this process, and the host's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from barevisor.errors import ConfigError, EngineError
+from barevisor.records import NamedTuple
 
 EAX, EBX, ECX, EDX = range(4)
 

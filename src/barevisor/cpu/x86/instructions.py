@@ -37,7 +37,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple
+
+from barevisor.records import NamedTuple
 
 # CPUID features by the names /proc/cpuinfo gives them. A feature's number is its place here; "" is
 # what every CPU has. Numbers 0..63 fit Cpu.features (bits 0-31) and Cpu.features2 (bits 32-63).

@@ -11,10 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntFlag
-from typing import ClassVar, Protocol
 
 from barevisor.devices.virtio.queue import Queue
 from barevisor.errors import GuestError
+from barevisor.records import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class Common(IntFlag):

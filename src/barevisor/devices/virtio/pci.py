@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
 from barevisor.board.msix import MsiX
 from barevisor.board.pci import PciFunction
@@ -17,7 +16,7 @@ from barevisor.board.ram import GuestRam
 from barevisor.devices.virtio.device import Common, VirtioDevice
 from barevisor.devices.virtio.queue import Queue
 from barevisor.errors import GuestError
-from barevisor.records import dataclass
+from barevisor.records import NamedTuple, Protocol, dataclass
 
 VENDOR, DEVICE_BASE = 0x1AF4, 0x1040  # 4.1.2
 CLASSES = {1: 0x020000, 2: 0x018000, 3: 0x078000, 16: 0x038000, 26: 0x018000}

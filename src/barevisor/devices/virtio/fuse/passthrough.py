@@ -18,11 +18,10 @@ import os
 import resource
 import stat
 from collections import OrderedDict
-from typing import NamedTuple
 
 from barevisor.devices.virtio.fuse.abi import ROOT_ID
 from barevisor.errors import ConfigError, HostError
-from barevisor.records import dataclass
+from barevisor.records import NamedTuple, dataclass
 
 MAX_INODES = 1 << 20
 MAX_DEPTH = 4096  # a chain of parents; a host that moves directories about could make a ring

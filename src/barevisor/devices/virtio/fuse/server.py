@@ -15,13 +15,12 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from struct import Struct
-from typing import NamedTuple, Protocol
 
 from barevisor.devices.virtio.fuse import abi
 from barevisor.devices.virtio.fuse.abi import Init, Op
 from barevisor.devices.virtio.fuse.passthrough import NAME_MAX, Entry, HostTree, Inode, fail
 from barevisor.errors import GuestError
-from barevisor.records import dataclass
+from barevisor.records import NamedTuple, Protocol, dataclass
 
 MAX_PAGES = 256
 MAX_IO = MAX_PAGES * 4096
