@@ -116,7 +116,7 @@ class MicroGuest:
     not_emulated: str = ""
     not_nested: str = ""
     model: str = "host"
-    """MachineSpec.cpu_model; the kvm engine has "host" alone."""
+    """MachineSpec.cpu_model. "max": what a host's CPU may lack, so for the software engine."""
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@
 # taken. Handlers that need such locals (load() and store() with &local) end with finish(), which
 # goes through the dispatcher; that is right for every rare instruction.
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.mmu cimport load_slow, store_slow
+from barevisor.cpu.bt.mmu cimport load_slow, stack_fault, store_slow
 from libc.string cimport memcpy
 
 
@@ -85,7 +85,7 @@ cdef inline int fault(Cpu* cpu, Op* op, u32 vector, u32 error) noexcept nogil:
 cdef inline int leave(Cpu* cpu, Op* op, int status) noexcept nogil:
     """A load or store returned ST_FAULT or ST_EXIT: stop at this instruction (it restarts)."""
     if op.flags & OPF_STACK and status == ST_FAULT and cpu.fault_vector == EXC_GP:
-        cpu.fault_vector = EXC_SS  # SDM, "Canonical Addressing": stack references raise #SS(0)
+        stack_fault(cpu, linear(cpu, op))
     cpu.rip = this_ip(cpu, op)
     cpu.icount -= op.block.count - op.number
     return status

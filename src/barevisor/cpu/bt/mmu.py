@@ -267,6 +267,20 @@ def set_system(cpu: cython.pointer(Cpu), va: u64, bits: u8) -> cython.int:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def stack_fault(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+    """SDM, "Canonical Addressing": stack references raise #SS(0). What is loaded from there may be
+    refused too (a selector), with a #GP of its own. No operand is as long as a page."""
+    last: u64 = va + PAGE - 1
+    if (
+        cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va
+        or cython.cast(u64, cython.cast(i64, last << 16) >> 16) != last
+    ):
+        cpu.fault_vector = EXC_SS
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def check_segment(
     cpu: cython.pointer(Cpu), seg: u32, offset: u64, size: u32, write: u32
 ) -> cython.int:
