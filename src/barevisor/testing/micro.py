@@ -138,6 +138,11 @@ def entry(address: int, flags: int) -> bytes:
     return struct.pack("<Q", address | flags)
 
 
+def u32(value: int) -> bytes:
+    """Little-endian."""
+    return value.to_bytes(4, "little")
+
+
 def pte(address: int) -> int:
     """Where the 4 KiB entry of a linear address below 2 MiB lies."""
     return PT + 8 * (address >> 12)
@@ -558,6 +563,18 @@ def expected_steps(row: MicroGuest) -> list[int | engine.Exit]:
         else:
             steps.append(e & 0xFFFFFFFF if isinstance(e, int) else e)
     return steps
+
+
+def differences(outcome: Outcome, row: MicroGuest) -> dict[str, tuple[Any, Any]]:
+    """What the run did and what the row says, where they are not the same; {} for a good run."""
+    regs = {name: getattr(outcome.state.regs, name) for name in row.regs}
+    pairs = {
+        "steps": (merged(outcome.steps), merged(expected_steps(row))),
+        "end": (outcome.end, row.end),
+        "regs": (regs, row.regs),
+        "memory": (outcome.memory, row.memory),
+    }
+    return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def merged(steps: list[int | engine.Exit]) -> list[int | engine.Exit]:

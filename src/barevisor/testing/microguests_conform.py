@@ -25,7 +25,7 @@ from barevisor.testing.micro import (
     entry,
     pte,
 )  # fmt: skip
-from barevisor.testing.microguests import KERNEL_PAGES
+from barevisor.testing.microguests_memory import KERNEL_PAGES
 from barevisor.testing.microguests_system import TASK, TSS32, task32
 
 M = MicroGuest
