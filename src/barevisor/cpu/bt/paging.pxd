@@ -18,6 +18,17 @@ cdef struct Walk:            # what a page walk found
     u32 global_page          # 1 or 0
     u32 large                # 0, or log2 of the page's size when above 4 KiB
 
+cdef struct Level:           # how far a walk is
+    u64 table
+    u64 entry                # the entry read last
+    u64 host                 # where it lies in this process, 0 if its bits cannot be set
+    u64 reserved             # bits that must be 0
+    u64 allowed              # R/W and U/S, if every level grants them
+    u64 no_exec              # NX, if any level has it
+    u32 wide                 # entries of 8 bytes, else of 4
+    int level                # of the table: 4 to 1
+    int shift                # log2 of what one entry maps
+
 # All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
 cdef int page_walk(Cpu* cpu, u64 va, u32 access, u32 idx, Walk* out) noexcept nogil
 cdef int translate(Cpu* cpu, u64 va, u32 access, u32 idx, u64* gpa) noexcept nogil

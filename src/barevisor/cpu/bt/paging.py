@@ -13,6 +13,7 @@ CR0_WP: u64 = cython.declare(u64, 1 << 16)
 CR0_PG: u64 = cython.declare(u64, 1 << 31)
 CR4_PSE: u64 = cython.declare(u64, 1 << 4)
 CR4_PAE: u64 = cython.declare(u64, 1 << 5)
+CR4_PGE: u64 = cython.declare(u64, 1 << 7)
 CR4_SMEP: u64 = cython.declare(u64, 1 << 20)
 CR4_SMAP: u64 = cython.declare(u64, 1 << 21)
 CR4_PKE: u64 = cython.declare(u64, 1 << 22)
@@ -108,103 +109,125 @@ def _walk_once(
     cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
 ) -> cython.int:
     """One try: also WALK_AGAIN."""
-    level: cython.int
-    shift: cython.int
-    wide: u32 = 1
-    entry: u64 = 0
-    table: u64
-    host: u64 = 0
-    span: u64
-    reserved: u64
-    allowed: u64 = 6  # R/W and U/S survive only if every level grants them
-    no_exec: u64 = 0
-    size_bit: u64
-    keyed: cython.int
+    at: Level
     if not (cpu.cr0 & CR0_PG):
         out.gpa = cython.cast(u32, va)
         out.writable = 1
         out.global_page = 0
         out.large = 0
         return 0
-    reserved = (~cpu.phys_mask) & cython.cast(u64, 0x000FFFFFFFFFFFFF)
+    if not (cpu.efer & EFER_LMA):
+        va = cython.cast(u32, va)
+    if _root(cpu, va, cython.address(at)):
+        return ST_FAULT
+    while True:
+        _read_level(cpu, va, cython.address(at))
+        if not (at.entry & 1):
+            return _page_fault(cpu, va, access, idx, 0)
+        if at.entry & at.reserved:
+            return _page_fault(cpu, va, access, idx, 9)
+        if at.level == 3 and at.wide and not (cpu.efer & EFER_LMA):
+            if at.entry & (PDPTE_RESERVED | PTE_NX):  # PAE PDPTEs have no rights of their own
+                return _page_fault(cpu, va, access, idx, 9)
+            at.table = at.entry & PTE_ADDR
+            at.level = 2
+            continue
+        at.allowed &= at.entry
+        at.no_exec |= at.entry & PTE_NX
+        if at.level == 1:
+            break
+        if at.entry & 0x80:
+            if at.level == 4:
+                return _page_fault(cpu, va, access, idx, 9)
+            if at.wide or (cpu.cr4 & CR4_PSE):
+                break
+        if not _set_bits(at.host, at.entry, 0x20, at.wide):
+            return WALK_AGAIN
+        at.table = at.entry & (PTE_ADDR if at.wide else cython.cast(u64, 0xFFFFF000))
+        at.level -= 1
+    return _leaf(cpu, va, access, idx, cython.address(at), out)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _root(cpu: cython.pointer(Cpu), va: u64, at: cython.pointer(Level)) -> cython.int:
+    """Where the mode's walk begins. 0, or ST_FAULT: #GP(0), `va` is not canonical."""
+    at.wide = 1
+    at.allowed = 6
+    at.no_exec = 0
+    at.reserved = (~cpu.phys_mask) & cython.cast(u64, 0x000FFFFFFFFFFFFF)
     if not (cpu.efer & EFER_NXE):
-        reserved |= PTE_NX
+        at.reserved |= PTE_NX
     if cpu.efer & EFER_LMA:
         if cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va:
             cpu.fault_vector = EXC_GP
             cpu.fault_error = 0
             return ST_FAULT
-        level = 4
-        table = cpu.cr3 & PTE_ADDR
+        at.level = 4
+        at.table = cpu.cr3 & PTE_ADDR
     elif cpu.cr4 & CR4_PAE:
-        va = cython.cast(u32, va)
-        level = 3
-        reserved |= PTE_IGNORED  # which only 4-level paging has
-        table = cpu.cr3 & cython.cast(u64, 0xFFFFFFE0)
+        at.level = 3
+        at.reserved |= PTE_IGNORED  # which only 4-level paging has
+        at.table = cpu.cr3 & cython.cast(u64, 0xFFFFFFE0)
     else:
-        va = cython.cast(u32, va)
-        level = 2
-        wide = 0
-        table = cpu.cr3 & cython.cast(u64, 0xFFFFF000)
-        reserved = 0
-    while True:
-        if wide:
-            shift = 12 + 9 * (level - 1)
-            if level == 3 and not (cpu.efer & EFER_LMA):
-                entry = _entry(cpu.vm, table + ((va >> 30) & 3) * 8, 1, cython.address(host))
-            else:
-                entry = _entry(cpu.vm, table + ((va >> shift) & 511) * 8, 1, cython.address(host))
-        else:
-            shift = 12 + 10 * (level - 1)
-            entry = _entry(cpu.vm, table + ((va >> shift) & 1023) * 4, 0, cython.address(host))
-        if not (entry & 1):
-            return _page_fault(cpu, va, access, idx, 0)
-        if entry & reserved:
-            return _page_fault(cpu, va, access, idx, 9)
-        if level == 3 and wide and not (cpu.efer & EFER_LMA):
-            if entry & (PDPTE_RESERVED | PTE_NX):  # PAE PDPTEs have no rights of their own
-                return _page_fault(cpu, va, access, idx, 9)
-            table = entry & PTE_ADDR
-            level = 2
-            continue
-        allowed &= entry
-        no_exec |= entry & PTE_NX
-        size_bit = entry & 0x80
-        if level == 1:
-            break
-        if size_bit:
-            if level == 4:
-                return _page_fault(cpu, va, access, idx, 9)
-            if wide or (cpu.cr4 & CR4_PSE):
-                break
-        if not _set_bits(host, entry, 0x20, wide):
-            return WALK_AGAIN
-        table = entry & (PTE_ADDR if wide else cython.cast(u64, 0xFFFFF000))
-        level -= 1
-    span = cython.cast(u64, 1) << shift
-    if level > 1 and wide and (entry & (span - 1) & cython.cast(u64, 0x3FFFE000)):
+        at.level = 2
+        at.wide = 0
+        at.table = cpu.cr3 & cython.cast(u64, 0xFFFFF000)
+        at.reserved = 0
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _read_level(cpu: cython.pointer(Cpu), va: u64, at: cython.pointer(Level)) -> cython.void:
+    """The entry for `va` in at.table."""
+    index: u64
+    if not at.wide:
+        at.shift = 12 + 10 * (at.level - 1)
+        index = (va >> at.shift) & 1023
+        at.entry = _entry(cpu.vm, at.table + index * 4, 0, cython.address(at.host))
+        return
+    at.shift = 12 + 9 * (at.level - 1)
+    index = (va >> at.shift) & 511  # at level 3 of PAE va has 32 bits: four entries
+    at.entry = _entry(cpu.vm, at.table + index * 8, 1, cython.address(at.host))
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _leaf(
+    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32,
+    at: cython.pointer(Level), out: cython.pointer(Walk),
+) -> cython.int:  # fmt: skip
+    """The entry that maps the page: its reserved bits, the rights, and what they allow later."""
+    entry: u64 = at.entry
+    span: u64 = cython.cast(u64, 1) << at.shift
+    keyed: cython.int
+    if at.level > 1 and at.wide and (entry & (span - 1) & cython.cast(u64, 0x3FFFE000)):
         return _page_fault(cpu, va, access, idx, 9)
-    if level > 1 and not wide and entry & PSE36_RESERVED:
+    if at.level > 1 and not at.wide and entry & PSE36_RESERVED:
         return _page_fault(cpu, va, access, idx, 9)
-    keyed = _key_denied(cpu, access, idx, allowed, entry)
-    if keyed or _denied(cpu, access, idx, allowed, no_exec):
+    keyed = _key_denied(cpu, access, idx, at.allowed, entry)
+    if keyed or _denied(cpu, access, idx, at.allowed, at.no_exec):
         return _page_fault(cpu, va, access, idx, 33 if keyed else 1)
-    if not _set_bits(host, entry, 0x60 if access == ACCESS_WRITE else 0x20, wide):
+    if not _set_bits(at.host, entry, 0x60 if access == ACCESS_WRITE else 0x20, at.wide):
         return WALK_AGAIN
-    if not wide and level == 2:  # PSE-36: bits 13-20 are address bits 32-39
+    if not at.wide and at.level == 2:  # PSE-36: bits 13-20 are address bits 32-39
         out.gpa = (entry & cython.cast(u64, 0xFFC00000)) | ((entry & 0x1FE000) << 19)
     else:
         out.gpa = entry & PTE_ADDR & ~(span - 1)
     out.gpa |= va & (span - 1)
-    out.large = shift if level > 1 else 0
-    out.global_page = 1 if (entry & 0x100) and (cpu.cr4 & 0x80) else 0
+    out.large = at.shift if at.level > 1 else 0
+    out.global_page = 1 if (entry & 0x100) and (cpu.cr4 & CR4_PGE) else 0
     out.writable = (
         1
         if access == ACCESS_WRITE
         or (
             (entry & 0x40)
-            and not _denied(cpu, ACCESS_WRITE, idx, allowed, no_exec)
-            and not _key_denied(cpu, ACCESS_WRITE, idx, allowed, entry)
+            and not _denied(cpu, ACCESS_WRITE, idx, at.allowed, at.no_exec)
+            and not _key_denied(cpu, ACCESS_WRITE, idx, at.allowed, entry)
         )
         else 0
     )
