@@ -8,7 +8,7 @@ named; memory that is not RAM is not touched, for a device would notice.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from barevisor.board.machine import Machine, Outcome
@@ -193,8 +193,7 @@ class MachineTarget:
         """See Target. A CPU that sleeps in HLT and gets another RIP is awake."""
         state = self.registers(cpu)
         if state.mp_state == "halted" and regs.rip != state.regs.rip:
-            state.regs, state.mp_state = regs, "runnable"
-            self.set_state(cpu, state)
+            self.set_state(cpu, replace(state, regs=regs, mp_state="runnable"))
             return
         self._machine.vcpus[cpu].set_regs(regs)
         self._states.pop(cpu, None)

@@ -7,6 +7,7 @@ the end is answered with the empty reply, which tells the client that it is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from copy import deepcopy
 from dataclasses import replace
 
 from barevisor.cpu.engine import DebugStop, GuestDebug
@@ -20,7 +21,7 @@ from barevisor.debug.gdb.packets import (
     unhex,
 )
 from barevisor.debug.gdb.points import KINDS, SIGABRT, SIGINT, SIGTRAP, Points
-from barevisor.debug.gdb.registers import REGISTERS, Register, read, read_all
+from barevisor.debug.gdb.registers import ALL_BYTES, REGISTERS, Register, read, read_all
 from barevisor.debug.target import Ended, Event, Stopped, Target, TargetError, is_current
 from barevisor.errors import BarevisorError
 
@@ -218,7 +219,7 @@ class Session:
     def write_registers(self, text: bytes) -> bytes:
         """G: those that differ are stored."""
         raw, at = unhex(text), 0
-        if len(raw) != sum(r.bits for r in REGISTERS) // 8:
+        if len(raw) != ALL_BYTES:
             raise PacketError
         for register in REGISTERS:
             size = register.bits // 8
@@ -249,6 +250,7 @@ class Session:
             register.put(state, value)
             self._target.set_general(self._cpu, state.regs)
         else:
+            state = deepcopy(state)
             register.put(state, value)
             self._target.set_state(self._cpu, state)
 
