@@ -74,6 +74,48 @@ def test_exits_of_a_machine_are_written(tmp_path: Path) -> None:
     ]
 
 
+class Sink:
+    """A device that notes what is written to it."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def bus_read(self, offset: int, size: int) -> int:
+        return 0
+
+    def bus_write(self, offset: int, size: int, value: int) -> None:
+        self.seen.append(value)
+
+
+def test_a_machine_that_moves_is_traced_on(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    first, second = (FakeEngine([engine.PioWrite(0x80, 1, bytes([n]))]) for n in (1, 2))
+    machine = Machine(first, MachineSpec(), MEMORY)
+    trace.attach(machine, Trace("exits", file))
+    seen: list[int] = []
+    machine.ports.add(0x80, 1, Sink(seen), "sink")
+    machine.start()
+    while not seen:
+        machine.wait(0.01)
+    machine.move(second)
+    while len(seen) < 2:
+        machine.wait(0.01)
+    machine.close()
+    writes = [line[-9:] for line in file.read_text().splitlines() if "pio-write" in line]
+    assert writes == ["value=0x1", "value=0x2"]
+
+
+def test_blocks_of_a_machine_that_moves_are_written_on(tmp_path: Path) -> None:
+    second = FakeEngine([])
+    machine = Machine(FakeEngine([]), MachineSpec(), MEMORY)
+    trace.attach(machine, Trace("blocks", tmp_path / "trace"))
+    machine.start()
+    machine.move(second)
+    assert isinstance(second.vm, FakeVm)
+    assert second.vm.sink is not None
+    machine.close()
+
+
 def test_blocks_are_written(tmp_path: Path) -> None:
     file = tmp_path / "trace"
     fake = FakeEngine([])

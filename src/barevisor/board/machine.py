@@ -128,6 +128,7 @@ class Machine:
         self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
         self._report: Report | None = None
+        self._observe: Callable[[EngineVm, list[Vcpu]], list[Vcpu]] | None = None
         self._send_msi = self._deliver
         if stats is not None:
             self._send_msi = stats.timed("message-signalled interrupt", self._deliver)
@@ -191,7 +192,15 @@ class Machine:
 
     def _make_vcpus(self, vm: EngineVm) -> list[Vcpu]:
         made = [vm.create_vcpu(i) for i in range(self.spec.cpus)]
-        return made if self._stats is None else [self._stats.vcpu(v) for v in made]
+        if self._stats is not None:
+            made = [self._stats.vcpu(v) for v in made]
+        return made if self._observe is None else self._observe(vm, made)
+
+    def observe(self, observe: Callable[[EngineVm, list[Vcpu]], list[Vcpu]]) -> None:
+        """Before `start`: `observe` is given the VM and its vCPUs, those of another engine after a
+        move too, and returns what the machine shall run in their place. Raises EngineError."""
+        self.vcpus = observe(self.vm, self.vcpus)
+        self._observe = observe
 
     # ---- what devices use ----------------------------------------------------------------
 

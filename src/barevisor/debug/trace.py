@@ -1,7 +1,8 @@
 """`--trace`: a line for each exit of a vCPU, or for each block of guest code.
 
 Lines are written as they come, so a trace takes no memory that grows; when they cannot be
-written, that ends the machine. A machine that is not traced does not know this file.
+written, that ends the machine. One that moves to another engine is traced there too. A machine
+that is not traced does not know this file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from barevisor.board.machine import Machine
 from barevisor.config import Trace
 from barevisor.cpu import engine
-from barevisor.cpu.engine import Exit
+from barevisor.cpu.engine import EngineVm, Exit, Vcpu
 from barevisor.errors import HostError
 
 STDERR = 2
@@ -23,11 +24,15 @@ BUFFER = 1 << 16
 def attach(machine: Machine, trace: Trace) -> Tracer:
     """Trace a machine that was not started. Raises HostError, EngineError."""
     tracer = Tracer(machine, trace)
+
+    def observe(vm: EngineVm, vcpus: list[Vcpu]) -> list[Vcpu]:
+        if trace.kind == "exits":
+            return [TracedVcpu(vcpu, tracer) for vcpu in vcpus]
+        vm.trace_blocks(tracer.blocks)
+        return vcpus
+
     try:
-        if trace.kind == "blocks":
-            machine.vm.trace_blocks(tracer.blocks)
-        else:
-            machine.vcpus[:] = [TracedVcpu(vcpu, tracer) for vcpu in machine.vcpus]
+        machine.observe(observe)
     except BaseException:
         tracer.close()
         raise
