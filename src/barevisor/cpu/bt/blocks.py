@@ -341,6 +341,7 @@ def drop_code(vm: cython.pointer(Vm)) -> cython.void:
     for i in range(vm.nslots):
         slot = cython.address(vm.slots[i])
         memset(slot.code_pages, 0, slot.size >> 12)
+        memset(slot.code_numbers, 0, (slot.size >> 12) * cython.sizeof(u32))
         memset(slot.page_blocks, 0, (slot.size >> 12) * cython.sizeof(cython.p_void))
     vm.arena_used = 0
     vm.nblocks = 0

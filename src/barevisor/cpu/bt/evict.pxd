@@ -8,3 +8,5 @@ cdef enum:
 cdef void evict_all(Vm* vm) noexcept nogil
 # The ways into one translation lead out again: its code was overwritten.
 cdef void evict_trace(Vm* vm, Block* trace) noexcept nogil
+# They lead to the translation that took its place
+cdef void evict_forward(Translator* tr, Block* dead, Block* trace) noexcept nogil

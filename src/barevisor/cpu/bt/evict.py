@@ -15,12 +15,14 @@ def evict_all(vm):
     if tr == cython.NULL:
         return
     tr.mem.used = tr.stub_bytes
-    tr.count = 0
+    tr.count = 1  # site 0 stays
+    tr.pages = 0
     tr.indexed = 0
     tr.drops += 1
     for i in range(vm.ncpus):
         if vm.cpus[i] != cython.NULL:
             vm.cpus[i].hot = cython.NULL
+            vm.cpus[i].branch = 0
             space_forget_jumps(vm.cpus[i])
 
 
@@ -45,3 +47,12 @@ def evict_trace(vm, trace):
     _redirect(tr, trace.entry + TRACE_INNER, dead + SITE_CALL_BYTES)
     if trace.flags & TRACE_VEC:
         _redirect(tr, trace.entry + TRACE_VECTOR, dead + SITE_CALL_BYTES)
+
+
+def evict_forward(tr, dead, trace):
+    """See evict.pxd."""
+    vector: u64 = TRACE_VECTOR if trace.flags & TRACE_VEC else TRACE_INNER
+    _redirect(tr, dead.entry, trace.entry)
+    _redirect(tr, dead.entry + TRACE_INNER, trace.entry + TRACE_INNER)
+    if dead.flags & TRACE_VEC:
+        _redirect(tr, dead.entry + TRACE_VECTOR, trace.entry + vector)

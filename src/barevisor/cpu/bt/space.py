@@ -1,4 +1,4 @@
-"""The windows of translated code: linear page tables and jump tables (see space.pxd).
+"""The windows of translated code: linear page tables, code pages and jump tables (see space.pxd).
 
 Supervisor code has one window for every address space, whose private entries go at each load of
 CR3; user code has one for each of the last few, kept by CR3 with its PCID (SDM, "Process-Context
@@ -7,12 +7,12 @@ is entered was allowed by paging.py's walk and is in the TLB.
 """
 
 import os
+from array import array
 
 import cython
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.errno import ENOMEM, errno
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -32,6 +32,7 @@ WINDOW_BYTES: u64 = cython.declare(u64, (1 << 32) + SPACE_BELOW)
 MAP_FIXED_NOREPLACE: cython.int = cython.declare(cython.int, 0x100000)
 MADV_NOHUGEPAGE: cython.int = cython.declare(cython.int, 15)
 MADV_DONTNEED: cython.int = cython.declare(cython.int, 4)
+PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 FREE_KEY: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 CR4_PCIDE: u64 = cython.declare(u64, 1 << 17)
 CR3_KEY: u64 = cython.declare(u64, 0x000FFFFFFFFFFFFF)
@@ -97,14 +98,30 @@ def _map(cpu: cython.pointer(Cpu), space: cython.pointer(Space)) -> cython.int:
         == MAP_FAILED
     ):  # fmt: skip
         return -1
+    if (
+        mmap(
+            at, 2 * JUMP_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+            cpu.vm.template_fd, 0,
+        )
+        == MAP_FAILED
+    ):  # fmt: skip
+        return -1
     logs = cython.cast(cython.pointer(u32), calloc(2 * FILL_LOG, 4))
-    space.jump_log = cython.cast(cython.pointer(u16), calloc(JUMP_LOG, 2))
+    space.jump_log = cython.cast(cython.pointer(u16), calloc(JUMP_LOG + CODE_LOG, 2))
     if logs == cython.NULL or space.jump_log == cython.NULL:
         return -1
     space.fill_log = logs
     space.private_log = logs + FILL_LOG
-    _addresses(space)[0] = 1  # the empty entry 0 must not match the address 0
+    space.code_log = space.jump_log + JUMP_LOG
+    space.miss = _jumps(space)[0]
     return 0
+
+
+def space_template(miss):
+    """See space.pxd."""
+    fd: cython.int = os.memfd_create("barevisor-window", os.MFD_CLOEXEC)
+    os.pwrite(fd, array("Q", [miss]) * MAX_CODE_PAGES + array("Q", [NO_PAGE]) * MAX_CODE_PAGES, 0)
+    return fd
 
 
 @cython.cfunc
@@ -133,9 +150,16 @@ def space_free_cpu(cpu: cython.pointer(Cpu)) -> cython.void:
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
-def _addresses(space: cython.pointer(Space)) -> cython.pointer(u64):
-    """The jump table's linear addresses; its host addresses lie JUMP_ROOM bytes further."""
+def _jumps(space: cython.pointer(Space)) -> cython.pointer(u64):
     return cython.cast(cython.pointer(u64), cython.cast(u64, space.table) - SPACE_BELOW)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _pages(space: cython.pointer(Space)) -> cython.pointer(u64):
+    return cython.cast(cython.pointer(u64), cython.cast(u64, space.table) - CODE_BELOW)
 
 
 @cython.cfunc
@@ -164,9 +188,7 @@ def space_fill(
 def space_jump(space: cython.pointer(Space), va: u64, code: u64) -> cython.void:
     """See space.pxd."""
     place: u32 = cython.cast(u32, va & 0xFFFF)
-    addresses: cython.pointer(u64) = _addresses(space)
-    addresses[place] = va
-    addresses[place + 65536] = code
+    _jumps(space)[place] = code
     if space.jumps < JUMP_LOG:
         space.jump_log[space.jumps] = cython.cast(u16, place)
     if space.jumps <= JUMP_LOG:
@@ -176,16 +198,45 @@ def space_jump(space: cython.pointer(Space), va: u64, code: u64) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def space_code(space: cython.pointer(Space), number: u32, va: u64) -> cython.void:
+    """See space.pxd."""
+    pages: cython.pointer(u64) = _pages(space)
+    if pages[number] == NO_PAGE:
+        if space.coded < CODE_LOG:
+            space.code_log[space.coded] = cython.cast(u16, number)
+        if space.coded <= CODE_LOG:
+            space.coded += 1
+    pages[number] = va & PAGE_MASK
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _forget(space: cython.pointer(Space)) -> cython.void:
-    """Branch targets of one space."""
+    """Where code can be executed in one space."""
     n: u32
-    addresses: cython.pointer(u64) = _addresses(space)
+    pages: cython.pointer(u64) = _pages(space)
+    if space.coded > CODE_LOG:
+        madvise(pages, JUMP_ROOM, MADV_DONTNEED)
+    else:
+        for n in range(space.coded):
+            pages[space.code_log[n]] = NO_PAGE
+    space.coded = 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget_jumps(space: cython.pointer(Space)) -> cython.void:
+    """And what branches to it lead to."""
+    n: u32
+    jumps: cython.pointer(u64) = _jumps(space)
+    _forget(space)
     if space.jumps > JUMP_LOG:
-        memset(addresses, 0, JUMP_ROOM)
+        madvise(jumps, JUMP_ROOM, MADV_DONTNEED)
     else:
         for n in range(space.jumps):
-            addresses[space.jump_log[n]] = 0
-    addresses[0] = 1
+            jumps[space.jump_log[n]] = space.miss
     space.jumps = 0
 
 
@@ -220,7 +271,7 @@ def space_select(cpu: cython.pointer(Cpu)) -> cython.int:
         and (space.idx != MMU_USER or space.key == (cpu.cr3 & CR3_KEY))
     ):
         if space.mode != cpu.mode:
-            _forget(space)
+            _forget_jumps(space)
             space.mode = cpu.mode
         return 0
     if cpu.mmu_idx == MMU_USER:
@@ -228,7 +279,7 @@ def space_select(cpu: cython.pointer(Cpu)) -> cython.int:
     else:
         space = cython.address(cpu.spaces[0 if cpu.mmu_idx == MMU_SUPERVISOR else 1])
     if space.mode != cpu.mode:
-        _forget(space)
+        _forget_jumps(space)
         space.mode = cpu.mode
     cpu.space = space
     return 1
@@ -340,7 +391,7 @@ def space_flush_page(cpu: cython.pointer(Cpu), va: u64, large: u32) -> cython.vo
         for i in range(first, first + count):
             space.table[i & PAGE_INDEX] = 0
             space.table[(i + cpu.vm.write_shift) & PAGE_INDEX] = 0
-        if space.jumps:
+        if space.coded:
             _forget_page(space, va, large)
 
 
@@ -348,16 +399,22 @@ def space_flush_page(cpu: cython.pointer(Cpu), va: u64, large: u32) -> cython.vo
 @cython.nogil
 @cython.exceptval(check=False)
 def _forget_page(space: cython.pointer(Space), va: u64, large: u32) -> cython.void:
-    """Branch targets in the page of `va`."""
-    n: u32
+    """Code in the page of `va`."""
+    n: u32 = 0
+    number: u16
     shift: u32 = 21 if large else 12
-    addresses: cython.pointer(u64) = _addresses(space)
-    if space.jumps > JUMP_LOG:
+    pages: cython.pointer(u64) = _pages(space)
+    if space.coded > CODE_LOG:
         _forget(space)
         return
-    for n in range(space.jumps):
-        if (addresses[space.jump_log[n]] ^ va) >> shift == 0:
-            addresses[space.jump_log[n]] = 1 if space.jump_log[n] == 0 else 0
+    while n < space.coded:
+        number = space.code_log[n]
+        if (pages[number] ^ va) >> shift == 0:
+            pages[number] = NO_PAGE
+            space.coded -= 1
+            space.code_log[n] = space.code_log[space.coded]
+        else:
+            n += 1
 
 
 @cython.cfunc
@@ -386,7 +443,7 @@ def space_forget_jumps(cpu: cython.pointer(Cpu)) -> cython.void:
     if cpu.spaces == cython.NULL:
         return
     for n in range(SPACE_COUNT):
-        _forget(cython.address(cpu.spaces[n]))
+        _forget_jumps(cython.address(cpu.spaces[n]))
 
 
 # ---- addresses that share an entry -------------------------------------------------------

@@ -276,6 +276,8 @@ cdef struct Block:
     u32 sites
     u32 flags                # of a translation: TRACE_*
     u32 dead                 # ... offset in code memory of where its ways in go once it is dropped
+    u32 page                 # ... Slot.code_numbers of its page
+    u32 pad
 
 cdef struct Slot:            # guest-physical memory backed by host memory
     u64 gpa
@@ -288,6 +290,7 @@ cdef struct Slot:            # guest-physical memory backed by host memory
                              # a TLB since it last became a code page
     Block** page_blocks      # per page: list head of its blocks
     u64* stores              # per page: two linear addresses that translated code stores through
+    u32* code_numbers        # per page: its number among those that translations were made from
 
 cdef struct CpuidEntry:
     u32 leaf
@@ -392,6 +395,8 @@ cdef struct Vm:
     Pic pics[2]              # master, slave
     void* owner              # the BtVm (borrowed)
     void* translator         # Translator*: NULL when this VM only interprets
+    int template_fd          # of a translating VM: space_template
+    int template_pad
     u32 write_shift          # pages between an address's load entry and store entry (space.pxd)
     u32 translate_after      # runs of a block before it is translated
     eoi_t on_eoi             # EOI of a level-triggered vector: takes the GIL, tells the IOAPIC
@@ -542,6 +547,7 @@ cdef struct Cpu:
     u64 resume               # host address where translated code goes on
     u64 spill                # a host register, for a moment
     u32 site                 # which place in translated code called
+    u32 branch               # the site of the last indirect branch
     u32 status               # ST_*: what translated code ended with
     u32 vec_live             # the guest's vector registers are in the host's, not in `vec`
     u32 resume_vec           # 1: load the vector registers before going on at `resume`

@@ -211,6 +211,15 @@ def _start(tr: cython.pointer(Translator)) -> cython.pointer(Asm):
     return a
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _miss(a: cython.pointer(Asm), call_site: u64) -> cython.void:
+    """Calls site 0."""
+    call_host(a, call_site)
+    a4(a, 0)
+
+
 def stubs_write(tr, handler):
     """See stubs.pxd. 0, or -1 when code memory is too small."""
     fields: cython.pointer(Cpu) = cython.NULL
@@ -222,5 +231,8 @@ def stubs_write(tr, handler):
     tr.enter = _keep(tr)
     _call_site(_start(tr), fields, cython.cast(u64, handler), tr.load_vectors)
     tr.call_site = _keep(tr)
+    _miss(_start(tr), tr.call_site)
+    tr.miss = _keep(tr)
     tr.stub_bytes = cython.cast(u32, tr.mem.used)
-    return 0 if tr.load_gs and tr.load_vectors and tr.enter and tr.call_site else -1
+    # Pieces are kept in turn: if one did not fit, the last did not either.
+    return 0 if tr.miss else -1

@@ -24,6 +24,7 @@ cdef class TranslatorOwner:
     cdef Translator* tr
     cdef CodeMemory code
     cdef u32 after
+    cdef int template_fd
 
 # Whatever must happen between two instructions: they are interpreted one at a time.
 cdef inline u32 must_step(Cpu* cpu) noexcept nogil:

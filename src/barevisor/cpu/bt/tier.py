@@ -6,11 +6,14 @@ calls `_called` when it can't go on: an access that the page table does not have
 for the interpreter, a branch that is not linked yet. What is decided here is where it goes on.
 """
 
+import os
+
 import cython
 from cython.cimports.barevisor.cpu.bt.access import next_op
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code, find_or_build, lookup_block
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, may_write
+from cython.cimports.barevisor.cpu.bt.evict import evict_forward
 from cython.cimports.barevisor.cpu.bt.faults import (
     faults_forget,
     faults_install,
@@ -49,6 +52,7 @@ from cython.cimports.posix.mman import (
 
 from barevisor.errors import EngineError
 
+DIRECT_REACH: u64 = cython.declare(u64, 0x80002000)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 MAX_SITES = cython.declare(cython.size_t, 4 << 20)
 
@@ -72,6 +76,7 @@ class TranslatorOwner:
 
     def __cinit__(self, code_bytes: int, after: int, lockstep: bool = False):
         self.after = after
+        self.template_fd = -1
         self.code = CodeMemory(code_bytes)
         self.tr = cython.cast(cython.pointer(Translator), _reserve(cython.sizeof(Translator)))
         self.tr.sites = cython.cast(cython.pointer(Site), _reserve(MAX_SITES * cython.sizeof(Site)))
@@ -80,12 +85,16 @@ class TranslatorOwner:
             _reserve(MAX_TRACES * cython.sizeof(cython.p_void)),
         )
         self.tr.limit = MAX_SITES
+        self.tr.sites[0].kind = SITE_MISS
+        self.tr.sites[0].register = R_NONE
+        self.tr.count = 1
         self.tr.lockstep = lockstep
         self.tr.mem = cython.address(self.code.mem)
         faults_install()
         faults_watch(self.tr)
         if stubs_write(self.tr, cython.cast(cython.p_void, _called)):
             raise EngineError("code memory is too small for the translator's stubs")
+        self.template_fd = space_template(self.tr.miss)
 
     def __dealloc__(self):
         if self.tr == cython.NULL:
@@ -95,6 +104,8 @@ class TranslatorOwner:
             munmap(self.tr.sites, MAX_SITES * cython.sizeof(Site))
         if self.tr.index != cython.NULL:
             munmap(self.tr.index, MAX_TRACES * cython.sizeof(cython.p_void))
+        if self.template_fd >= 0:
+            os.close(self.template_fd)
         free(self.tr.log)
         munmap(self.tr, cython.sizeof(Translator))
 
@@ -106,7 +117,8 @@ class TranslatorOwner:
             "drops": tr.drops, "ticks": tr.ticks, "code_bytes": tr.mem.used, "sites": tr.count,
             "memory": tr.calls[SITE_MEMORY], "interpreted": tr.calls[SITE_STEP],
             "exits": tr.calls[SITE_EXIT], "leaves": tr.calls[SITE_LEAVE],
-            "branches": tr.calls[SITE_BRANCH], "compared": tr.compared,
+            "branches": tr.calls[SITE_MISS] + tr.calls[SITE_CROSS] + tr.calls[SITE_PAGE],
+            "compared": tr.compared,
         }  # fmt: skip
 
     def steps(self):
@@ -220,8 +232,12 @@ def _called(cpu: cython.pointer(Cpu)) -> u64:
         return _interpret(cpu, tr, site)
     if site.kind == SITE_EXIT and not tr.lockstep:
         return _link(cpu, tr, site)
-    if site.kind == SITE_BRANCH:
+    if site.kind == SITE_BRANCH or site.kind == SITE_CROSS:
         return _branch(cpu, tr, site)
+    if site.kind == SITE_MISS:
+        return _branch(cpu, tr, cython.address(tr.sites[cpu.branch]))
+    if site.kind == SITE_PAGE:
+        return _other_page(cpu, tr, site)
     cpu.rip = cpu.page_va + site.target
     return 0
 
@@ -441,19 +457,30 @@ def _link(
     """A branch within the page: from now on it goes to its target directly."""
     trace: cython.pointer(Block) = _trace_at(cpu, cpu.page_va + site.target)
     entry: u64
-    at: cython.pointer(u8) = tr.mem.write + site.patch
     if trace == cython.NULL:
         return 0
     entry = trace.entry + TRACE_INNER
     if site.trace.valid and trace.host & PAGE_MASK == site.trace.host & PAGE_MASK:
         if trace.flags & TRACE_VEC and site.trace.flags & TRACE_VEC:
             entry = trace.entry + TRACE_VECTOR
-        cython.cast(cython.pointer(u32), at)[0] = cython.cast(
-            u32, entry - (cython.cast(u64, tr.mem.run) + site.patch + 4)
-        )
+        _patch(tr, site, entry)
+    elif site.flags & SITE_DEAD and site.trace.host == trace.host:
+        evict_forward(tr, site.trace, trace)
     cpu.resume_vec = 0
     cpu.resume_flags = 0
     return trace.entry + TRACE_INNER
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _patch(
+    tr: cython.pointer(Translator), site: cython.pointer(Site), target: u64
+) -> cython.void:
+    """The site's branch goes to `target`: a store of four aligned bytes, seen whole or not yet."""
+    at: cython.pointer(u32) = cython.cast(cython.pointer(u32), tr.mem.write + site.patch)
+    at[0] = cython.cast(u32, target - (cython.cast(u64, tr.mem.run) + site.patch + 4))
 
 
 @cython.cfunc
@@ -465,17 +492,51 @@ def _branch(
     """A branch to the linear address missed_va: note where its translation is."""
     va: u64 = cpu.missed_va
     trace: cython.pointer(Block)
-    if cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va and site.length:
+    if not _canonical(va) and site.length:
         # SDM, CALL, RET, JMP: a target that is not canonical is #GP at the branch itself.
         cpu.regs[4] -= site.undo
         return _interpret(cpu, tr, site)
     trace = _trace_at(cpu, va)
     if trace == cython.NULL or tr.lockstep:
         return 0
-    space_jump(cpu.space, va, trace.entry)
+    if site.flags & SITE_DEAD:
+        if site.trace.host == trace.host:
+            evict_forward(tr, site.trace, trace)
+    elif site.kind == SITE_CROSS:
+        if site.trace.valid:
+            _patch(tr, site, trace.entry)
+    else:
+        space_jump(cpu.space, va, trace.entry)
+    space_code(cpu.space, trace.page, va)
     cpu.resume_vec = 0
     cpu.resume_flags = 0
     return trace.entry
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _canonical(va: u64) -> cython.bint:
+    return cython.cast(u64, cython.cast(i64, va << 16) >> 16) == va
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _other_page(
+    cpu: cython.pointer(Cpu), tr: cython.pointer(Translator), site: cython.pointer(Site)
+) -> u64:
+    """A translation was entered whose page the window does not have at that address: find the
+    right one. Where the address is not canonical, the branch that went there has to raise #GP. A
+    direct one came over the end of the canonical addresses; which is not known, and it is reported
+    at its target."""
+    va: u64 = cpu.missed_va + site.offset
+    cpu.missed_va = va
+    if not _canonical(va) and va - cpu.page_va + DIRECT_REACH < 2 * DIRECT_REACH:
+        cpu.rip = va
+        return 0
+    return _branch(cpu, tr, cython.address(tr.sites[cpu.branch]))
 
 
 def handlers() -> dict[str, int]:

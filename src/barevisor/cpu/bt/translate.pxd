@@ -1,8 +1,9 @@
 # Translations: runs of guest instructions as host code, and the places in them that call the VMM.
 #
 # A translation ("trace") starts where an interpreted block does and goes on past branches that
-# are not taken, within one page. It has three ways in, each 16 bytes from the one before:
-#   entry                     S0 = linear address; notes the page, then falls into
+# are not taken, within one page. It has three ways in:
+#   entry                     S0 = linear address; whoever comes here only guesses that this is
+#                             the translation for it, and the window's code pages tell
 #   entry + TRACE_INNER       from code of the same page; loads the vector registers if it uses any
 #   entry + TRACE_VECTOR      the same when they are loaded already (TRACE_VEC only)
 # Between traces the arithmetic flags are in Cpu.fl, the general registers in the host's (RSP in
@@ -13,8 +14,8 @@ from barevisor.cpu.bt.codemem cimport CodeMem
 from barevisor.cpu.bt.decode cimport Insn, RowFacts
 
 cdef enum:
-    TRACE_INNER = 16
-    TRACE_VECTOR = 32
+    TRACE_INNER = 32
+    TRACE_VECTOR = 48
     TRACE_LIMIT = 48         # instructions
     MAX_FRAGMENTS = 512
     MODE_TRACE = 0x10000     # in Block.mode, so that no interpreted block is taken for a trace
@@ -69,7 +70,10 @@ cdef enum:                   # Site.kind
     SITE_STEP = 1            # an instruction for the interpreter
     SITE_EXIT = 2            # a branch within the page that is not linked yet
     SITE_LEAVE = 3           # go on at `target` through the dispatcher
-    SITE_BRANCH = 4          # an indirect branch that the jump table does not know
+    SITE_BRANCH = 4          # a branch by linear address, at a time when the guest is to stop
+    SITE_MISS = 5            # an indirect branch that the jump table does not know: Cpu.branch
+    SITE_CROSS = 6           # a direct branch to another page that is not linked yet
+    SITE_PAGE = 7            # entered for another page, or in a window that does not know the page
 
 cdef enum:                   # Site.flags
     SITE_FLAGS = 1           # behind this instruction the flags are in the host's EFLAGS
@@ -77,6 +81,7 @@ cdef enum:                   # Site.flags
     SITE_DISPATCH = 4        # after interpreting, go on through the dispatcher
     SITE_SAVED = 8
     SITE_DIVIDES = 16        # the host's instruction is there; its #DE is for the interpreter
+    SITE_DEAD = 32           # the way out of a translation that was dropped
 
 cdef struct Site:            # 48 bytes
     Block* trace
@@ -84,7 +89,7 @@ cdef struct Site:            # 48 bytes
     u32 retry                # offset in code memory: where the access is tried again
     u32 next                 # ... where the next instruction starts
     u32 slow                 # ... the call of this site
-    u32 patch                # SITE_EXIT: the displacement to replace
+    u32 patch                # SITE_EXIT, SITE_CROSS: the displacement to replace
     i32 target               # SITE_EXIT, SITE_LEAVE: from the start of the page
     u16 offset               # of the instruction in its page
     u8 kind
@@ -92,7 +97,7 @@ cdef struct Site:            # 48 bytes
     u8 register              # SITE_MEMORY: the address is this guest register plus `disp`, or
                              # R_NONE: Cpu.missed_va; or with SITE_SAVED: Cpu.target
     u8 length                # of the instruction
-    i16 undo                 # SITE_BRANCH: what RSP was moved by
+    i16 undo                 # of branches by linear address: what RSP was moved by
     u16 size                 # of the access
     i16 disp
 
@@ -118,6 +123,7 @@ cdef struct Translator:      # one for the VM
     u64 load_gs              # void load_gs(u64)
     u64 call_site            # what a site calls; four bytes with its number follow the call
     u64 load_vectors
+    u64 miss                 # calls site 0, a SITE_MISS
     u32 stub_bytes           # code memory that stubs take: stays when the rest is dropped
     u32 lockstep             # 1: compare each run of a trace with the interpreter
     u32 early                # 1: left behind an interpreted instruction, in the middle
@@ -135,7 +141,7 @@ cdef struct Translator:      # one for the VM
     u32 steps[2048]          # by row: instructions left to the interpreter
     Block** index            # traces by ascending address, for the host's faults
     u32 indexed
-    u32 pad
+    u32 pages                # the last of Slot.code_numbers
     Asm asm_
     Fragment fragments[512]
     u32 nfragments

@@ -33,7 +33,12 @@ from cython.cimports.barevisor.cpu.bt.codemem import code_add
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.emit import Form
-from cython.cimports.barevisor.cpu.bt.space import JUMP_ROOM, SPACE_BELOW
+from cython.cimports.barevisor.cpu.bt.space import (
+    CODE_BELOW,
+    CPU_SPAN,
+    MAX_CODE_PAGES,
+    SPACE_BELOW,
+)
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import is_divide, plan_form
 from cython.cimports.barevisor.cpu.bt.tlb import fetch
@@ -63,6 +68,7 @@ FIELD_SYSFLAGS: u32 = cython.declare(u32)
 FIELD_KERNEL_GS: u32 = cython.declare(u32)
 FIELD_GS_BASE: u32 = cython.declare(u32)
 FIELD_ITLB: u32 = cython.declare(u32)
+FIELD_BRANCH: u32 = cython.declare(u32)
 ITLB_TAG: u32 = cython.declare(u32)
 ITLB_HOST: u32 = cython.declare(u32)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
@@ -80,10 +86,11 @@ def _field(at: cython.p_void) -> u32:
 def _fields() -> cython.void:
     global FIELD_CPL, FIELD_ATTENTION, FIELD_SYSFLAGS, FIELD_KERNEL_GS, FIELD_GS_BASE
     global FIELD_SEGBASE, FIELD_PAGE_VA, FIELD_TARGET, FIELD_URGENT, FIELD_VEC_LIVE
-    global FIELD_ITLB, ITLB_TAG, ITLB_HOST
+    global FIELD_ITLB, ITLB_TAG, ITLB_HOST, FIELD_BRANCH
     none: cython.pointer(Cpu) = cython.NULL
     entry: cython.pointer(ItlbEntry) = cython.NULL
     FIELD_ITLB = _field(cython.address(none.itlb))
+    FIELD_BRANCH = _field(cython.address(none.branch))
     ITLB_TAG = _field(cython.address(entry.tag))
     ITLB_HOST = _field(cython.address(entry.host))
     FIELD_SEGBASE = _field(cython.address(none.segbase[0]))
@@ -971,39 +978,51 @@ def _leave(w: cython.pointer(Work), i: u32) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def _dispatch(w: cython.pointer(Work), i: u32, undo: cython.int) -> cython.void:
-    """Go to the translation for the linear address in S0. Flags are in Cpu.fl."""
+    """An indirect branch to the linear address in S0. Flags are in Cpu.fl."""
     a: cython.pointer(Asm) = w.a
     site: cython.pointer(Site) = _site(w, i, SITE_BRANCH)
     site.undo = cython.cast(i16, undo)
     gs_test(a, FIELD_URGENT)
     _fragment(w, FRAG_CALL, jcc(a, CC_NE), site)
+    gs_set(a, FIELD_BRANCH, _number(w, site))
     a1(a, 0x45)  # movzx S1d, S0w
     a1(a, 0x0F)
     a1(a, 0xB7)
     a1(a, 0xC0 | (S1 & 7) << 3 | S0 & 7)
-    a1(a, 0x65)  # cmp S0, gs:[S1*8 - SPACE_BELOW]
-    a1(a, 0x4E)
-    a1(a, 0x3B)
-    a1(a, 0x1C)
-    a1(a, 0xD5)
-    a4(a, cython.cast(u32, -SPACE_BELOW))
-    _fragment(w, FRAG_CALL, jcc(a, CC_NE), site)
-    a1(a, 0x65)  # jmp gs:[S1*8 - SPACE_BELOW + JUMP_ROOM]
+    a1(a, 0x65)  # jmp gs:[S1*8 - SPACE_BELOW]
     a1(a, 0x42)
     a1(a, 0xFF)
     a1(a, 0x24)
     a1(a, 0xD5)
-    a4(a, cython.cast(u32, JUMP_ROOM - SPACE_BELOW))
+    a4(a, cython.cast(u32, -SPACE_BELOW))
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _cross(w: cython.pointer(Work), i: u32, target: i32) -> cython.void:
-    """Go to another page."""
+def _cross(w: cython.pointer(Work), i: u32, backward: cython.bint, undo: cython.int) -> cython.void:
+    """A direct branch to S0, in another page. Code that only goes forward comes to an end, so only
+    backwards it looks whether somebody wants the guest to stop."""
+    site: cython.pointer(Site)
+    if backward:
+        site = _site(w, i, SITE_BRANCH)
+        site.undo = cython.cast(i16, undo)
+        gs_test(w.a, FIELD_URGENT)
+        _fragment(w, FRAG_CALL, jcc(w.a, CC_NE), site)
+    site = _site(w, i, SITE_CROSS)
+    site.undo = cython.cast(i16, undo)
+    site.patch = jmp_aligned(w.a)
+    _fragment(w, FRAG_CALL, site.patch, site)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _cross_to(w: cython.pointer(Work), i: u32, target: i32) -> cython.void:
+    """... to `target`, from the start of the page."""
     gs_load(w.a, S0, FIELD_PAGE_VA)
     lea(w.a, S0, S0, R_NONE, 0, cython.cast(u32, target), 8)
-    _dispatch(w, i, 0)
+    _cross(w, i, target < 0, 0)
 
 
 @cython.cfunc
@@ -1036,7 +1055,7 @@ def _jump(w: cython.pointer(Work), i: u32, target: i32) -> cython.void:
         _exit(w, i, target, target <= w.end)
         return
     _saved(w)
-    _cross(w, i, target)
+    _cross_to(w, i, target)
 
 
 @cython.cfunc
@@ -1092,7 +1111,7 @@ def _call_direct(w: cython.pointer(Work), i: u32) -> cython.void:
         _exit(w, i, target, target <= w.end)
         return
     lea(w.a, S0, S0, R_NONE, 0, cython.cast(u32, target - after), 8)
-    _dispatch(w, i, -8)
+    _cross(w, i, target < 0, -8)
 
 
 @cython.cfunc
@@ -1302,7 +1321,7 @@ def _edge(w: cython.pointer(Work), frag: cython.pointer(Fragment)) -> cython.voi
     if 0 <= frag.target < 4096:
         _exit(w, frag.size, frag.target, frag.backward)
     else:
-        _cross(w, frag.size, frag.target)
+        _cross_to(w, frag.size, frag.target)
 
 
 @cython.cfunc
@@ -1361,7 +1380,11 @@ def _entries(w: cython.pointer(Work)) -> cython.void:
     a1(a, 0x8D)
     a1(a, 0x80 | (S0 & 7) << 3 | S0 & 7)
     a4(a, cython.cast(u32, -cython.cast(i64, w.start)))
+    # cmp S0, the window's entry of this code page
+    gs_op(a, 0x3B, S0, 8 * w.trace.page - CODE_BELOW + CPU_SPAN, 1)
+    _fragment(w, FRAG_CALL, jcc(a, CC_NE), _site(w, w.count, SITE_PAGE))
     gs_store(a, S0, FIELD_PAGE_VA)
+    a1(a, 0x90)
     if not w.vec:
         _nop5(a)
         return
@@ -1406,9 +1429,11 @@ def _write(w: cython.pointer(Work)) -> cython.void:
     _out_of_line(w)
     # Where a dead trace's ways in are redirected to: by the linear address, and by the page.
     site = _site(w, w.count, SITE_BRANCH)
+    site.flags |= SITE_DEAD
     w.trace.dead = w.a.size
     _call(w, site)
-    site = _site(w, w.count, SITE_LEAVE)
+    site = _site(w, w.count, SITE_EXIT)
+    site.flags |= SITE_DEAD
     site.target = cython.cast(i32, w.start)
     _call(w, site)
 
@@ -1450,6 +1475,18 @@ def _keep(w: cython.pointer(Work)) -> cython.int:
     return 0
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _page_number(tr: cython.pointer(Translator), slot: cython.pointer(Slot), gpa: u64) -> u32:
+    """The number of a code page, which gets one if it has none."""
+    number: cython.pointer(u32) = cython.address(slot.code_numbers[(gpa - slot.gpa) >> 12])
+    if number[0] == 0:
+        tr.pages += 1
+        number[0] = tr.pages
+    return number[0]
+
+
 def translate_block(cpu, head):
     """See translate.pxd."""
     vm: cython.pointer(Vm) = cpu.vm
@@ -1461,6 +1498,7 @@ def translate_block(cpu, head):
         vm.arena_used + cython.sizeof(Block) > vm.arena_size
         or tr.indexed >= MAX_TRACES
         or tr.count + 4096 > tr.limit
+        or tr.pages + 1 >= MAX_CODE_PAGES
     ):
         return -1
     w.tr = tr
@@ -1488,6 +1526,7 @@ def translate_block(cpu, head):
     w.trace.mode = head.mode | MODE_TRACE
     w.trace.size = cython.cast(u16, (4096 if w.crosses else w.end) - w.start)
     w.trace.count = cython.cast(u16, w.count)
+    w.trace.page = _page_number(tr, find_slot(vm, head.gpa), head.gpa)
     w.trace.valid = 1
     w.trace.flags = (TRACE_VEC if w.vec else 0) | _undefined(cython.address(w)) << TRACE_UNDEFINED
     w.trace.first_site = tr.count

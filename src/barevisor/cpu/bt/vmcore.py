@@ -66,6 +66,7 @@ class VmCore:
         self.translator = translator
         if translator is not None:
             self.vm.translator = cython.cast(TranslatorOwner, translator).tr
+            self.vm.template_fd = cython.cast(TranslatorOwner, translator).template_fd
             self.vm.translate_after = cython.cast(TranslatorOwner, translator).after
         self.vm.on_eoi = _level_eoi
         self.vm.irqchip = bool(irqchip)
@@ -105,6 +106,8 @@ class VmCore:
         free(slot.writers)
         free(slot.page_blocks)
         free(slot.stores)
+        free(slot.code_numbers)
+        slot.code_numbers = cython.NULL
         slot.stores = cython.NULL
         slot.code_pages = cython.NULL
         slot.writers = cython.NULL
@@ -143,8 +146,10 @@ class VmCore:
             cython.pointer(cython.pointer(Block)), calloc(pages, cython.sizeof(cython.p_void))
         )
         one.stores = cython.cast(cython.pointer(u64), calloc(2 * pages, 8))
+        one.code_numbers = cython.cast(cython.pointer(u32), calloc(pages, 4))
         if (
-            one.code_pages == cython.NULL
+            one.code_numbers == cython.NULL
+            or one.code_pages == cython.NULL
             or one.writers == cython.NULL
             or one.stores == cython.NULL
             or one.page_blocks == cython.NULL
