@@ -37,6 +37,18 @@ SPACES = {
 INVPCID = "hex 66 0f 38 82 18"  # invpcid rbx, [rax]
 
 
+ONE, HUNDRED = bytes.fromhex("4183c701c3"), bytes.fromhex("4181c700010000c3")
+"""add r15d, 1 or 0x100; ret"""
+TWIN = SPARE ^ 0x2000
+TWINS = {SPARE: ONE, TWIN: HUNDRED}
+"""A page of code, and the one that an exclusive or of its page table entry with 0x2000 brings."""
+TURN = f"xor byte [{pte(SPARE) + 1:#x}], 0x20; invlpg [rbx]"
+ALIAS = SPARE + 0x2000
+"""An address with the low 16 bits of none of the others, for an entry that maps SPARE again."""
+FAR_OFF = 1 << 16
+"""From a branch target to the next one with its low 16 bits."""
+
+
 def hot(name: str, before: str, body: str, total: int, rest: str = PF, **fields: object) -> (
     MicroGuest
 ):  # fmt: skip
@@ -93,6 +105,30 @@ HOT_ROWS: tuple[MicroGuest, ...] = (
         f"mov eax, {SPARE + 0xFFC}; mov ebx, {SECOND}",
         f"xor byte [{SECOND_PTE}], 1; invlpg [rbx]; call rax", ROUNDS * 0x101,
         f"g: add r15d, 0x100; add rsp, 8; or byte [{SECOND_PTE}], 1; iretq", poke=ACROSS),
+    hot("a direct call to a page that is another one every other time", AT,
+        f"{TURN}; call SPARE_", HALF * 0x101, poke=TWINS),
+    hot("an indirect call to a page that is another one every other time", AT,
+        f"{TURN}; call rbx", HALF * 0x101, poke=TWINS),
+    hot("a direct jump to a page that is another one every other time", AT,
+        f"{TURN}; push b; jmp SPARE_; b: nop", HALF * 0x101, poke=TWINS),
+    hot("a direct call to a page that is absent every time", AT,
+        f"xor byte [{PTE_AT}], 1; invlpg [rbx]; call SPARE_", ROUNDS * 0x101,
+        f"g: add r15d, 0x100; add rsp, 8; or byte [{PTE_AT}], 1; iretq", poke=TWINS),
+    hot("a call to code that is written anew every other time", AT,
+        "xor byte [rbx+3], 2; call SPARE_", HALF * 4, poke=TWINS),
+    hot("one page of code at two addresses", f"mov eax, {ALIAS}",
+        "call SPARE_; add r15, rcx; call rax; sub r15, rcx", ROUNDS * (SPARE - ALIAS) & 0xFFFFFFFF,
+        poke={SPARE: bytes.fromhex("488d0df9ffffffc3"), pte(ALIAS): entry(SPARE, 7)}),
+    hot("two branch targets with the same low 16 bits", f"{AT}; mov eax, {SPARE + FAR_OFF}",
+        "call rax; call rbx", ROUNDS * 0x101, poke={SPARE: ONE, SPARE + FAR_OFF: HUNDRED}),
+    hot("a target that is not canonical, with the low bits of one that is",
+        f"{AT}; mov rcx, [p]; jmp s; p: dq {1 << 62 | SPARE}; s: nop",
+        "call rbx; jmp rcx", ROUNDS * 2, "g: inc r15d; add rsp, 8; add qword [rsp], 2; iretq",
+        poke=TWINS, gates={13: Gate("g")}),
+    hot("a return address that is not canonical, with the low bits of one that is",
+        f"{AT}; mov rcx, [p]; jmp s; p: dq {1 << 62 | SPARE}; s: nop",
+        "call rbx; push rcx; ret; add rsp, 8", ROUNDS * 2,
+        "g: inc r15d; add rsp, 8; inc qword [rsp]; iretq", poke=TWINS, gates={13: Gate("g")}),
     hot("two address spaces by turns", f"mov rbx, [p]; jmp s; p: dq {WHERE}; s: nop",
         f"mov rax, cr3; xor rax, {PML4 ^ OTHER}; mov cr3, rax; add r15d, [rbx]", BOTH, poke=SPACES),
     hot("two PCIDs by turns, kept", "mov rbx, [p]; mov r8, [p+8]; mov r9, [p+16]; jmp s;"

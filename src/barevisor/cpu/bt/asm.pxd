@@ -19,6 +19,8 @@ cdef struct Asm:
     u32 size
     u32 overflow             # did not fit: the code must not be used
     u64 base                 # host address that byte 0 will have
+    u32 split                # from this byte on it will lie elsewhere: `gap` bytes further
+    u32 gap
     u8 bytes[24576]
 
 cdef inline void a1(Asm* a, u32 value) noexcept nogil:
@@ -71,6 +73,14 @@ cdef void bind_to(Asm* a, u32 at, u32 place) noexcept nogil
 cdef void call_host(Asm* a, u64 target) noexcept nogil
 cdef void jmp_host(Asm* a, u64 target) noexcept nogil
 cdef void align(Asm* a, u32 to) noexcept nogil
+# An empty buffer whose bytes will lie at `base`
+cdef void asm_start(Asm* a, u64 base) noexcept nogil
+# What follows will lie at `base`
+cdef void asm_split(Asm* a, u64 base) noexcept nogil
+# Where byte `offset` will lie, from Asm.base
+cdef inline u32 placed(Asm* a, u32 offset) noexcept nogil:
+    return offset + a.gap if offset >= a.split else offset
+
 # An instruction, its memory operand (if form.mem) being [base + index]
 cdef void put(Asm* a, Form* form, u32 base, u32 index) noexcept nogil
 # The page-table entry of the address in `reg`: S1 = delta, ZF set when there is none

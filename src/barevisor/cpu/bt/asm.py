@@ -9,6 +9,7 @@ import cython
 from cython.cimports.barevisor.cpu.bt.space import CPU_SPAN
 from cython.cimports.barevisor.cpu.bt.state import *
 
+NO_SPLIT: u32 = cython.declare(u32, 0xFFFFFFFF)
 REX: u32 = cython.declare(u32, 0x40)
 FIELD_FL: u32 = cython.declare(u32)
 FIELD_SPILL: u32 = cython.declare(u32)
@@ -23,6 +24,24 @@ def _fields() -> cython.void:
 
 
 _fields()
+
+# ---- where it will lie -------------------------------------------------------------------
+
+
+def asm_start(a, base):
+    """See asm.pxd."""
+    a.size = 0
+    a.overflow = 0
+    a.base = base
+    a.split = NO_SPLIT
+    a.gap = 0
+
+
+def asm_split(a, base):
+    """See asm.pxd."""
+    a.split = a.size
+    a.gap = cython.cast(u32, base - a.base - a.size)
+
 
 # ---- struct Cpu --------------------------------------------------------------------------
 
@@ -258,7 +277,7 @@ def bind_here(a, at):
 
 def bind_to(a, at, place):
     """... goes to offset `place`."""
-    value: u32 = place - (at + 4)
+    value: u32 = placed(a, place) - (placed(a, at) + 4)
     if a.overflow:
         return
     cython.cast(cython.pointer(u32), cython.address(a.bytes[at]))[0] = value
@@ -267,13 +286,13 @@ def bind_to(a, at, place):
 def call_host(a, target):
     """See asm.pxd."""
     a1(a, 0xE8)
-    a4(a, cython.cast(u32, target - (a.base + a.size + 4)))
+    a4(a, cython.cast(u32, target - (a.base + placed(a, a.size) + 4)))
 
 
 def jmp_host(a, target):
     """See asm.pxd."""
     a1(a, 0xE9)
-    a4(a, cython.cast(u32, target - (a.base + a.size + 4)))
+    a4(a, cython.cast(u32, target - (a.base + placed(a, a.size) + 4)))
 
 
 def align(a, to):
@@ -383,7 +402,7 @@ def save_flags(a):
 def restore_flags(a):
     """See asm.pxd. S0 and S1 may be in use: rax is put aside in memory."""
     gs_store(a, H_RAX, FIELD_SPILL)
-    gs_op(a, 0x8B, H_RAX, FIELD_FL, 0)
+    gs_op(a, 0x0FB7, H_RAX, FIELD_FL, 0)  # no wider than it was stored: else the load waits
     a1(a, 0x04)
     a1(a, 0x7F)
     a1(a, 0x9E)

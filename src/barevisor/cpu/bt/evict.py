@@ -17,6 +17,7 @@ def evict_all(vm):
     tr.mem.used = tr.stub_bytes
     tr.count = 1  # site 0 stays
     tr.pages = 0
+    tr.cold = tr.cold_start
     tr.indexed = 0
     tr.drops += 1
     for i in range(vm.ncpus):

@@ -205,9 +205,7 @@ def _keep(tr: cython.pointer(Translator)) -> u64:
 @cython.exceptval(check=False)
 def _start(tr: cython.pointer(Translator)) -> cython.pointer(Asm):
     a: cython.pointer(Asm) = cython.address(tr.asm_)
-    a.size = 0
-    a.overflow = 0
-    a.base = cython.cast(u64, tr.mem.run) + tr.mem.used
+    asm_start(a, cython.cast(u64, tr.mem.run) + tr.mem.used)
     return a
 
 

@@ -92,6 +92,7 @@ class TranslatorOwner:
         self.tr.mem = cython.address(self.code.mem)
         faults_install()
         faults_watch(self.tr)
+        self.tr.cold = self.tr.cold_start = code_bytes * 3 // 8
         if stubs_write(self.tr, cython.cast(cython.p_void, _called)):
             raise EngineError("code memory is too small for the translator's stubs")
         self.template_fd = space_template(self.tr.miss)
@@ -114,7 +115,8 @@ class TranslatorOwner:
         tr: cython.pointer(Translator) = self.tr
         return {
             "traces": tr.traces, "guest_bytes": tr.guest_bytes, "host_bytes": tr.host_bytes,
-            "drops": tr.drops, "ticks": tr.ticks, "code_bytes": tr.mem.used, "sites": tr.count,
+            "drops": tr.drops, "ticks": tr.ticks, "sites": tr.count,
+            "code_bytes": tr.mem.used + tr.cold - tr.cold_start,
             "memory": tr.calls[SITE_MEMORY], "interpreted": tr.calls[SITE_STEP],
             "exits": tr.calls[SITE_EXIT], "leaves": tr.calls[SITE_LEAVE],
             "branches": tr.calls[SITE_MISS] + tr.calls[SITE_CROSS] + tr.calls[SITE_PAGE],
@@ -475,9 +477,7 @@ def _link(
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
-def _patch(
-    tr: cython.pointer(Translator), site: cython.pointer(Site), target: u64
-) -> cython.void:
+def _patch(tr: cython.pointer(Translator), site: cython.pointer(Site), target: u64) -> cython.void:
     """The site's branch goes to `target`: a store of four aligned bytes, seen whole or not yet."""
     at: cython.pointer(u32) = cython.cast(cython.pointer(u32), tr.mem.write + site.patch)
     at[0] = cython.cast(u32, target - (cython.cast(u64, tr.mem.run) + site.patch + 4))

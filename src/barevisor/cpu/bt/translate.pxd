@@ -57,6 +57,7 @@ cdef enum:
     FRAG_EDGE = 2
     FRAG_VECTORS = 3
     FRAG_TRAP = 4            # only a fault of the host leads there
+    FRAG_DONE = 5
     H_STACK_TOP = 254        # _look: the address is RSP - 8
     GATE_UD = 1              # bind.H_RAISE_UD
     MAX_TRACES = 262144
@@ -101,7 +102,7 @@ cdef struct Site:            # 48 bytes
     u16 size                 # of the access
     i16 disp
 
-cdef struct Fragment:        # code out of line, written behind the trace
+cdef struct Fragment:        # code out of line
     u32 kind                 # FRAG_*
     u32 at                   # displacement of the branch that leads here
     u32 back                 # FRAG_UNALIGNED: where to go on
@@ -124,6 +125,8 @@ cdef struct Translator:      # one for the VM
     u64 call_site            # what a site calls; four bytes with its number follow the call
     u64 load_vectors
     u64 miss                 # calls site 0, a SITE_MISS
+    u64 cold                 # offset in code memory behind the last code out of line
+    u64 cold_start           # ... where that begins: apart, so that hot code is dense
     u32 stub_bytes           # code memory that stubs take: stays when the rest is dropped
     u32 lockstep             # 1: compare each run of a trace with the interpreter
     u32 early                # 1: left behind an interpreted instruction, in the middle

@@ -1031,17 +1031,18 @@ def _cross_to(w: cython.pointer(Work), i: u32, target: i32) -> cython.void:
 def _exit(w: cython.pointer(Work), i: u32, target: i32, backward: cython.bint) -> cython.void:
     """Go to `target` in the page; backwards, look whether somebody wants the guest to stop."""
     site: cython.pointer(Site)
-    at: u32
+    site = _site(w, i, SITE_EXIT)
+    site.target = target
+    if backward:
+        gs_test(w.a, FIELD_URGENT)
+        site.patch = jcc_aligned(w.a, CC_E)
+    else:
+        site.patch = jmp_aligned(w.a)
+    _fragment(w, FRAG_CALL, site.patch, site)
     if backward:
         site = _site(w, i, SITE_LEAVE)
         site.target = target
-        gs_test(w.a, FIELD_URGENT)
-        _fragment(w, FRAG_CALL, jcc(w.a, CC_NE), site)
-    site = _site(w, i, SITE_EXIT)
-    site.target = target
-    at = jmp_aligned(w.a)
-    site.patch = at
-    _fragment(w, FRAG_CALL, at, site)
+        _fragment(w, FRAG_CALL, jmp(w.a), site)
 
 
 @cython.cfunc
@@ -1070,6 +1071,7 @@ def _jcc(w: cython.pointer(Work), i: u32) -> cython.void:
     save: cython.bint
     site: cython.pointer(Site)
     frag: cython.pointer(Fragment)
+    over: u32
     _loaded(w)
     save = not w.flags & IN_MEMORY and (not near or _needed(w, target) != 0)
     if near and not backward and not save:
@@ -1077,6 +1079,13 @@ def _jcc(w: cython.pointer(Work), i: u32) -> cython.void:
         site.target = target
         site.patch = jcc_aligned(w.a, condition)
         _fragment(w, FRAG_CALL, site.patch, site)
+        return
+    if backward and near:  # a loop: the next round is the straight way
+        over = jcc(w.a, condition ^ 1)
+        if save:
+            save_flags(w.a)
+        _exit(w, i, target, backward)
+        bind_here(w.a, over)
         return
     frag = _fragment(w, FRAG_EDGE, jcc(w.a, condition), cython.NULL)
     frag.target = target
@@ -1328,29 +1337,44 @@ def _edge(w: cython.pointer(Work), frag: cython.pointer(Fragment)) -> cython.voi
 @cython.nogil
 @cython.exceptval(check=False)
 def _out_of_line(w: cython.pointer(Work)) -> cython.void:
-    """All fragments; some make more of them."""
+    """All fragments; some make more of them. The edges, which make none of their own kind, are
+    hot; everything else lies apart from the traces."""
     n: u32 = 0
     frag: cython.pointer(Fragment)
-    while n < w.tr.nfragments and not w.a.overflow:
+    for n in range(w.tr.nfragments):
         frag = cython.address(w.tr.fragments[n])
-        if frag.kind == FRAG_TRAP:
-            _call(w, cython.address(w.tr.sites[frag.site]))
-            n += 1
-            continue
+        if frag.kind == FRAG_EDGE:
+            bind_here(w.a, frag.at)
+            _edge(w, frag)
+            frag.kind = FRAG_DONE
+    asm_split(w.a, cython.cast(u64, w.tr.mem.run) + w.tr.cold)
+    n = 0
+    while n < w.tr.nfragments and not w.a.overflow:
+        _cold(w, cython.address(w.tr.fragments[n]))
+        n += 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _cold(w: cython.pointer(Work), frag: cython.pointer(Fragment)) -> cython.void:
+    """One of those that lie apart."""
+    site: cython.pointer(Site) = cython.address(w.tr.sites[frag.site])
+    if frag.kind == FRAG_DONE:
+        return
+    if frag.kind == FRAG_TRAP:
+        _call(w, site)
+    elif frag.kind == FRAG_CALL and site.slow:
+        bind_to(w.a, frag.at, site.slow)
+    else:
         bind_here(w.a, frag.at)
         if frag.kind == FRAG_CALL:
-            if w.tr.sites[frag.site].slow:
-                bind_to(w.a, frag.at, w.tr.sites[frag.site].slow)
-            else:
-                _call(w, cython.address(w.tr.sites[frag.site]))
+            _call(w, site)
         elif frag.kind == FRAG_UNALIGNED:
             _unaligned(w, frag)
-        elif frag.kind == FRAG_EDGE:
-            _edge(w, frag)
         else:
             call_host(w.a, w.tr.load_vectors)
             bind_to(w.a, jmp(w.a), frag.back)
-        n += 1
 
 
 # ---- the trace ---------------------------------------------------------------------------
@@ -1449,22 +1473,25 @@ def _keep(w: cython.pointer(Work)) -> cython.int:
     page: u64 = (trace.gpa - slot.gpa) >> 12
     n: u32
     at: u32 = cython.cast(u32, tr.mem.used)
-    code: cython.p_void
+    cold: u32 = w.a.size - w.a.split
+    site: cython.pointer(Site)
     if w.a.overflow:  # too long for the buffer: it stays with the interpreter
         tr.count = trace.first_site
         return 0
-    code = code_add(tr.mem, cython.address(w.a.bytes[0]), w.a.size)
-    if code == cython.NULL:
+    if at + w.a.split + 16 > tr.cold_start or tr.cold + cold > tr.mem.size:
         return -1
+    trace.entry = cython.cast(u64, code_add(tr.mem, cython.address(w.a.bytes[0]), w.a.split))
+    memcpy(tr.mem.write + tr.cold, cython.address(w.a.bytes[w.a.split]), cold)
+    tr.cold += cold
     w.kept = 1
     for n in range(trace.first_site, tr.count):
-        tr.sites[n].retry += at
-        tr.sites[n].next += at
-        tr.sites[n].slow += at
-        tr.sites[n].patch += at
+        site = cython.address(tr.sites[n])
+        site.retry = at + placed(w.a, site.retry)
+        site.next = at + placed(w.a, site.next)
+        site.slow = at + placed(w.a, site.slow)
+        site.patch = at + placed(w.a, site.patch)
     trace.sites = tr.count - trace.first_site
-    trace.dead += at
-    trace.entry = cython.cast(u64, code)
+    trace.dead = at + placed(w.a, trace.dead)
     trace.page_next = slot.page_blocks[page]
     slot.page_blocks[page] = trace
     tr.index[tr.indexed] = trace
@@ -1504,9 +1531,7 @@ def translate_block(cpu, head):
     w.tr = tr
     w.cpu = cpu
     w.a = cython.address(tr.asm_)
-    w.a.size = 0
-    w.a.overflow = 0
-    w.a.base = cython.cast(u64, tr.mem.run) + tr.mem.used
+    asm_start(w.a, cython.cast(u64, tr.mem.run) + tr.mem.used)
     w.start = cython.cast(u32, head.host & 0xFFF)
     w.page = cython.cast(cython.pointer(u8), head.host - w.start)
     w.mode = head.mode
