@@ -13,9 +13,12 @@ import pytest
 
 from barevisor import Vm
 from barevisor.cpu.select import select
+from barevisor.testing import images
 from barevisor.testing.bare import LIMIT, Bare
 
 SMALL = ("--memory", "256M")
+LOOP = "66baf803 b055 ee b00a ee fa ebfe"
+"""mov dx, 0x3f8; mov al, 'U'; out dx, al; mov al, 10; out dx, al; cli; jmp to itself."""
 
 
 @pytest.fixture
@@ -108,6 +111,37 @@ def test_an_interrupt_ends_a_guest_that_has_no_command_yet(bare: Bare) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, errors.decode()
+
+
+def test_an_interrupt_ends_a_busy_command(bare: Bare) -> None:
+    script = "echo up; while :; do :; done"
+    process = bare.start("run", *SMALL, "--engine", "kvm", "--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, errors.decode()
+
+
+@pytest.mark.parametrize("ending", ["interrupt", "deadline"])
+def test_a_guest_that_hears_nothing_ends(bare: Bare, tmp_path: Path, ending: str) -> None:
+    """Interrupts off and no exit: only a kick gets the CPU's thread back."""
+    image = tmp_path / "loop"
+    image.write_bytes(
+        images.multiboot_elf(bytes.fromhex("baf803 b055 ee b00a ee fa ebfe"), 1 << 20)
+    )
+    words = ["run", "--engine", "kvm", "--no-root", "--memory", "4M", "--kernel", str(image)]
+    if ending == "deadline":
+        done = bare.run(*words[:1], "--timeout", "1", *words[1:])
+        assert (done.returncode, done.stdout) == (124, b"U\n")
+        assert done.stderr.endswith(b"error: the image did not end within 1 s\n")
+        return
+    process = bare.start(*words)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"U\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=LIMIT) == (b"", b"")
+    assert process.returncode == 130
 
 
 def test_doctor_says_kvm(bare: Bare) -> None:

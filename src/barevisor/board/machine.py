@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 STACK_SIZE = 64 << 20
 """Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
+RESIDENT = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
 PLACES = 8
 """How many addresses are tried for memory that the engine refuses where it is."""
 ALL_HALTED = "every vCPU halted with interrupts off"
@@ -177,7 +178,7 @@ class Machine:
         slot = len(self.ram.ranges) + len(self._readonly)
         refused: list[mmap.mmap] = []
         while True:
-            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages = mmap.mmap(-1, size, flags=RESIDENT)
             # JUSTIFICATION: engines map this address into the guest; `pages` outlives the VM.
             address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
             try:
