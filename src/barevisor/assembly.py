@@ -88,7 +88,7 @@ def linux_guest(
     machine = make_machine(config, engine, config.cpu)
     try:
         ecam = kernels.has_ecam(kernel)
-        board = build_board(machine, console_output, linux_only=ecam)
+        board = build_board(machine, console_output, pci="memory" if ecam else "everywhere")
         agent = Console([AGENT_PORT])
         devices += [agent]
         devices += _file_systems(config)

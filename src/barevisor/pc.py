@@ -21,12 +21,20 @@ from barevisor.config import ImageConfig, VmConfig
 from barevisor.cpu.engine import CpuState, Engine, MachineSpec
 from barevisor.devices.i8042 import I8042
 from barevisor.devices.rtc import Rtc
-from barevisor.devices.serial import Serial
+from barevisor.devices.serial import FCR, Serial
 from barevisor.guest.cache import cache_dir
-from barevisor.records import dataclass
+from barevisor.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Pci = Literal["everywhere", "memory", "nothing"]
 
 WAKE_POLL = 0.005
 """Seconds between looks for what wakes a machine from S3."""
+
+OTHER_SERIAL_PORTS = (0x2F9, 0x3E9, 0x2E9)
+"""Linux stores to the interrupt enable registers of COM2 to COM4 to see whether they are there."""
 
 Output = Callable[[bytes], None]
 
@@ -55,34 +63,44 @@ class Board:
     rtc: Rtc
 
 
-def build_board(machine: Machine, serial_output: Output, *, linux_only: bool = False) -> Board:
+def build_board(machine: Machine, serial_output: Output, *, pci: Pci = "everywhere") -> Board:
     """The PC: serial port, clock, power and reset, PCI.
 
-    `linux_only`: what runs is a Linux that finds PCI in memory, so it has no ports; and whose
-    serial driver reads a register behind what it sends, so that bytes may wait for that."""
+    `pci` says where the guest has it: by ports and in memory; in memory only, which suits a Linux
+    that can that; or by ports, with nothing but the host bridge to be found, for a Linux without
+    devices. Linux's serial driver reads a register behind what it sends, so that its bytes may
+    wait for that; and its ways to reset read a port behind 0xCF9."""
     serial = Serial(serial_output, machine.irq(board_map.GSI_COM1).set)
     machine.ports.add(board_map.PORT_COM1, 8, serial, "com1")
     rtc = Rtc(machine.irq(board_map.GSI_RTC).set)
     machine.ports.add(board_map.PORT_RTC, 2, rtc, "rtc")
-    machine.add_late_port(board_map.PORT_RTC, rtc.late_index)
-    if linux_only:
-        machine.add_late_port(board_map.PORT_COM1, serial.late_write)
-        # Where PCI's address port would be: Linux looks there for 32 slots with known bugs.
-        machine.ignore_port(board_map.PORT_PCI_ADDRESS, 4)
+    machine.add_late_ports(board_map.PORT_RTC, 1, rtc.late_index)
+    if pci != "everywhere":
+        machine.add_late_ports(board_map.PORT_COM1, 1, serial.late_write)
+        machine.add_late_ports(board_map.PORT_COM1 + FCR, 2, serial.late_control)
     machine.ports.add(board_map.PORT_I8042_DATA, 8, I8042(machine.end), "i8042")
     reset = power.attach(machine.ports, machine.end)
-    pci = PciHost(
+    host = _pci_host(machine, pci)
+    host.on_reset = reset.write
+    if pci == "memory":
+        machine.ports.add(board_map.PORT_RESET, 1, reset, "reset")
+    elif pci == "nothing":
+        machine.add_late_ports(board_map.PORT_PCI_ADDRESS, 4, host.ports.late_write)
+        for port in OTHER_SERIAL_PORTS:
+            machine.ignore_port(port, 1)
+    return Board(host, serial, rtc)
+
+
+def _pci_host(machine: Machine, pci: Pci) -> PciHost:
+    memory = None
+    if pci != "nothing":
+        memory = machine.add_readonly(board_map.PCI_ECAM, board_map.PCI_ECAM_SIZE)
+    return PciHost(
         machine.ports, machine.memory, machine.msi,
         mmio=(board_map.PCI_MMIO, board_map.PCI_MMIO_SIZE),
         mmio64=(board_map.PCI_MMIO64, board_map.PCI_MMIO64_SIZE),
-        ecam=board_map.PCI_ECAM,
-        ecam_memory=machine.add_readonly(board_map.PCI_ECAM, board_map.PCI_ECAM_SIZE),
-        legacy=not linux_only,
+        ecam=board_map.PCI_ECAM, ecam_memory=memory, legacy=pci != "memory",
     )  # fmt: skip
-    pci.on_reset = reset.write
-    if linux_only:
-        machine.ports.add(board_map.PORT_RESET, 1, reset, "reset")
-    return Board(pci, serial, rtc)
 
 
 def cache_memory(machine: Machine) -> None:
@@ -107,11 +125,11 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
     model = "max" if config.testdev and engine.name == "bt" else "host"
     machine = make_machine(config, engine, model)
     try:
-        # Without PCI devices Linux lacks nothing if it does not know ECAM.
-        board = build_board(machine, serial, linux_only=prepared is not None)
+        without = prepared is not None  # a Linux, and no function is added below
+        board = build_board(machine, serial, pci="nothing" if without else "everywhere")
         _test_devices(config, machine, board, debug)
         board.pci.assign()
-        rsdp = acpi.install(machine.ram, config.cpus, fixed=config.testdev)
+        rsdp = acpi.install(machine.ram, config.cpus, fixed=config.testdev, pci=not without)
         machine.vcpus[0].set_state(_load(config, opened, prepared, module, machine, rsdp))
         if prepared is not None:
             cache_memory(machine)

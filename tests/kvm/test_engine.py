@@ -109,7 +109,7 @@ def test_doorbell_rings_without_an_exit(machine: Machine) -> None:
 def test_stores_to_a_late_port_come_before_the_next_exit(machine: Machine) -> None:
     seen: list[tuple[str, bytes]] = []
     for name, port in (("a", 0x70), ("b", 0x72)):
-        machine.vm.add_late_port(port, lambda data, name=name: seen.append((name, data)))
+        machine.vm.add_late_ports(port, 1, lambda at, data, name=name: seen.append((name, data)))
     # mov al, 1; out 0x70, al; inc ax; out 0x70, al; inc ax; out 0x72, al; out 0x70, ax; in al, 0x71
     machine.load("b001 e670 40 e670 40 e672 e770 e471")
     assert machine.vcpu.run() == engine.PioWrite(0x70, 2, b"\3\0")
@@ -136,7 +136,7 @@ def test_stores_to_an_ignored_port_are_lost(machine: Machine) -> None:
 
 def test_more_late_stores_than_the_ring_holds_keep_their_order(machine: Machine) -> None:
     seen: list[int] = []
-    machine.vm.add_late_port(0x70, seen.extend)
+    machine.vm.add_late_ports(0x70, 1, lambda at, data: seen.extend(data))
     # l: out 0x70, al; inc al; jnz l; in al, 0x71
     machine.load("e670 fec0 75fa e471")
     while isinstance(done := machine.vcpu.run(), engine.PioWrite):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from barevisor.cpu.kvm import ioctls, late
@@ -19,8 +21,11 @@ class Ring:
         self.words[late.FIRST] = self.words[late.LAST] = first
         self.ports = late.LatePorts(3, 4)
         self.seen: list[tuple[int, bytes]] = []
-        for port in (0x70, 0x3F8):
-            self.ports.add(port, lambda data, port=port: self.seen.append((port, data)))  # type: ignore[misc]
+        for base, size in ((0x70, 1), (0x3F8, 1), (0xCF8, 4)):
+            self.ports.add(base, size, partial(self.take, base))
+
+    def take(self, base: int, offset: int, data: bytes) -> None:
+        self.seen.append((base + offset, data))
 
     def store(self, port: int, value: int) -> None:
         at = self.words[late.LAST]
@@ -42,6 +47,14 @@ def test_stores_come_in_order_and_joined(monkeypatch: pytest.MonkeyPatch, first:
     assert len(ring.seen) == 3
 
 
+def test_stores_to_a_window_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(monkeypatch, 0)
+    for port in (0xCF8, 0xCF8, 0xCFB):
+        ring.store(port, 5)
+    ring.ports.drain(ring.words)
+    assert ring.seen == [(0xCF8, b"\5"), (0xCF8, b"\5"), (0xCFB, b"\5")]
+
+
 def test_a_full_ring_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(monkeypatch, 7)
     for value in range(late.ENTRIES - 1):
@@ -53,5 +66,5 @@ def test_a_full_ring_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kvm_without_them_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ioctls, "capability", lambda kvm, name: name == "KVM_CAP_COALESCED_MMIO")
     ports = late.LatePorts(3, 4)
-    ports.add(0x70, lambda data: None)
+    ports.add(0x70, 1, lambda at, data: None)
     assert ports.ring_at == 0

@@ -349,7 +349,7 @@ def test_a_paused_machine_goes_on_elsewhere() -> None:
     with Machine(first, MachineSpec(), 4 * MIB) as m:
         m.ports.add(0x80, 1, Sink(), "sink")
         m.add_doorbell(0x1000, 0, rung.append)
-        m.add_late_port(0x70, lambda data: None)
+        m.add_late_ports(0x70, 1, lambda at, data: None)
         m.ignore_port(0xCF8, 4)
         state = m.vcpus[0].get_state()
         state.regs.rip = 0x1234

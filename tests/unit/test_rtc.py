@@ -40,7 +40,7 @@ def write(rtc: Rtc, at: int, value: int) -> None:
 
 
 def test_of_late_indices_the_last_counts(rtc: Rtc) -> None:
-    rtc.late_index(b"\x00\x84")
+    rtc.late_index(0, b"\x00\x84")
     assert rtc.bus_read(1, 1) == 0x13
 
 

@@ -45,15 +45,15 @@ def test_late_bytes_are_sent_together_with_one_interrupt() -> None:
     port = Port()
     port.write(IER, 0x02)
     assert port.read(IIR) & 0x0F == 0x02
-    port.device.late_write(b"hello")
+    port.device.late_write(0, b"hello")
     assert port.out == b"hello"
     assert port.levels == [False, True, False, True]
     port.write(LCR, 0x83)
-    port.device.late_write(b"\x0c")
+    port.device.late_write(0, b"\x0c")
     assert (port.read(RBR), port.out) == (0x0C, b"hello")
     port.write(LCR, 0x03)
     port.write(MCR, 0x1B)
-    port.device.late_write(b"ab")
+    port.device.late_write(0, b"ab")
     assert (port.read(RBR), port.read(RBR), port.out) == (0x61, 0x62, b"hello")
 
 

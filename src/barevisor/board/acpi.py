@@ -37,10 +37,11 @@ XAPIC_MAX = 255
 """APIC IDs from here on need x2APIC entries (5.2.12.12)."""
 
 
-def install(ram: GuestRam, cpus: int, *, fixed: bool = False) -> int:
+def install(ram: GuestRam, cpus: int, *, fixed: bool = False, pci: bool = True) -> int:
     """Write all tables, and the code that the reset vector leads to, into the BIOS area; returns
     the RSDP's address. `fixed`: with the fixed registers and 32-bit pointers that test images
-    look for, the FACS at FACS. Raises ConfigError when the CPUs' rows do not fit."""
+    look for, the FACS at FACS. `pci`: there are functions to find. Raises ConfigError
+    when the CPUs' rows do not fit."""
     at = FACS
     end = board_map.RESET_VECTOR
     image = bytearray(board_map.BIOS_AREA_SIZE)
@@ -56,8 +57,9 @@ def install(ram: GuestRam, cpus: int, *, fixed: bool = False) -> int:
 
     if fixed:
         place(facs())
-    dsdt_at = place(dsdt())
-    pointers = [place(fadt(dsdt_at, fixed=fixed)), place(madt(cpus)), place(mcfg())]
+    dsdt_at = place(dsdt(pci=pci))
+    pointers = [place(fadt(dsdt_at, fixed=fixed)), place(madt(cpus))]
+    pointers += [place(mcfg())] if pci else []
     xsdt_at = place(table(b"XSDT", 1, struct.pack(f"<{len(pointers)}Q", *pointers)))
     rsdt = table(b"RSDT", 1, struct.pack(f"<{len(pointers)}I", *pointers))
     root = rsdp(xsdt_at, place(rsdt) if fixed else 0)
@@ -147,7 +149,7 @@ def mcfg() -> bytes:
     return table(b"MCFG", 1, bytes(8) + space)
 
 
-def dsdt() -> bytes:
+def dsdt(*, pci: bool = True) -> bytes:
     """What has no discovery of its own: the PCI root, the serial port, the RTC, power off."""
     com1 = aml.device(
         "COM1",
@@ -169,11 +171,12 @@ def dsdt() -> bytes:
         aml.name("_CRS", aml.resources(
             aml.memory32(board_map.PCI_ECAM, board_map.PCI_ECAM_SIZE))),
     )  # fmt: skip
+    root = (_pci_root(), reserved) if pci else ()
     s5 = aml.package(aml.integer(SLEEP_TYPE_S5), aml.ZERO, aml.ZERO, aml.ZERO)
     return table(
         b"DSDT",
         2,
-        aml.name("\\_S5", s5) + aml.scope("\\_SB", _pci_root(), com1, rtc, reserved),
+        aml.name("\\_S5", s5) + aml.scope("\\_SB", com1, rtc, *root),
     )
 
 

@@ -125,7 +125,7 @@ class Machine:
         self._gate = threading.Lock()
         self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._ignored: list[tuple[int, int]] = []
-        self._late: dict[int, Callable[[bytes], None]] = {}
+        self._late: dict[int, tuple[int, Callable[[int, bytes], None]]] = {}
         self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
         self._report: Report | None = None
@@ -228,12 +228,12 @@ class Machine:
         self._bells[gpa] = (size, on_write)
         self.vm.add_doorbell(gpa, size, on_write)
 
-    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
-        """See EngineVm.add_late_port; the port's device takes such stores as well."""
+    def add_late_ports(self, base: int, size: int, on_write: Callable[[int, bytes], None]) -> None:
+        """See EngineVm.add_late_ports; the device there takes such stores as well."""
         if self._stats is not None:
-            on_write = self._stats.timed("port write, late", on_write, port)
-        self._late[port] = on_write
-        self.vm.add_late_port(port, on_write)
+            on_write = self._stats.timed("port write, late", on_write, base)
+        self._late[base] = (size, on_write)
+        self.vm.add_late_ports(base, size, on_write)
 
     def ignore_port(self, port: int, size: int) -> None:
         """See EngineVm.ignore_port."""
@@ -423,8 +423,8 @@ class Machine:
                 vcpu.set_state(state)
             for gpa, (size, on_bell) in self._bells.items():
                 vm.add_doorbell(gpa, size, on_bell)
-            for port, on_write in self._late.items():
-                vm.add_late_port(port, on_write)
+            for base, (size, on_write) in self._late.items():
+                vm.add_late_ports(base, size, on_write)
             for port, size in self._ignored:
                 vm.ignore_port(port, size)
         except BaseException:

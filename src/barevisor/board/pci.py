@@ -197,8 +197,9 @@ class PciHost:
             ecam_memory[:] = b"\xff" * ECAM_BUS_SIZE  # where there is no function
         self._lock = threading.RLock()
         self.add(PciFunction(0x1B36, 0x0008, 0x060000, name="host bridge"))
+        self.ports = _Mechanism1(self)
         if legacy:
-            ports.add(0xCF8, 8, _Mechanism1(self), "pci config")
+            ports.add(0xCF8, 8, self.ports, "pci config")
         memory.add(ecam, ECAM_BUS_SIZE, _Ecam(self), "pci ecam")
 
     def add(self, function: PciFunction) -> int:
@@ -278,6 +279,10 @@ class _Mechanism1:
         if not enabled or bus or offset < 4 or offset + size > 8:
             return None
         return self._address >> 8 & 0xFF, (self._address & 0xFC) + offset - 4
+
+    def late_write(self, offset: int, data: bytes) -> None:
+        """A store to the address, which an engine kept back."""
+        self.bus_write(offset, len(data), int.from_bytes(data, "little"))
 
     def bus_read(self, offset: int, size: int) -> int:
         if offset == 0 and size == 4:

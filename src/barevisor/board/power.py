@@ -16,8 +16,8 @@ RESET_VALUE = 0x06
 """To 0xCF9: reset the CPU (bit 2) and the system (bit 1); Intel ICH, Reset Control Register."""
 RESET_CPU = 0x04
 
-RESET_STUB = bytes.fromhex("baf90c b002 ee b006 ee f4 ebfd")
-"""mov dx, 0xcf9; mov al, 2; out dx, al; mov al, 6; out dx, al; hlt; jmp to the hlt.
+RESET_STUB = bytes.fromhex("baf90c b002 ee b006 ee ec f4 ebfd")
+"""mov dx, 0xcf9; mov al, 2; out dx, al; mov al, 6; out dx, al; in al, dx; hlt; jmp to the hlt.
 
 The code at RESET_VECTOR. Linux 6.1 without EFI and with hardware-reduced ACPI resets by jumping
 there (arch/x86/kernel/reboot.c: BOOT_EFI, which does nothing, is followed by BOOT_BIOS)."""

@@ -359,11 +359,12 @@ class EngineVm(Protocol):
     def remove_doorbell(self, gpa: int) -> None:
         """Undo add_doorbell."""
 
-    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
-        """Byte-wide stores to `port` need not exit: they may come to `on_write` instead, one or
-        more at once in their order, on a vCPU's thread, before `run` returns the next exit of
-        the CPU that made them. That may be long after, so only for what nobody waits for; and an
-        engine may still make each a PioWrite. `on_write` does not raise. Before any `run`."""
+    def add_late_ports(self, base: int, size: int, on_write: Callable[[int, bytes], None]) -> None:
+        """Stores inside [base, base+size) need not exit: they may come to `on_write(offset, data)`
+        instead, in their order, on a vCPU's thread, before `run` returns the next exit of the CPU
+        that made them; where `size` is 1, several at once. That may be long after, so only for
+        what nobody waits for; and an engine may still make each a PioWrite. `on_write` does not
+        raise. Before any `run`."""
 
     def ignore_port(self, port: int, size: int) -> None:
         """Stores of exactly `size` bytes to `port` need not exit: nobody answers there. An engine

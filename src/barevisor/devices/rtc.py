@@ -21,6 +21,8 @@ SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM = range(6)
 WEEKDAY, DAY, MONTH, YEAR, REG_A, REG_B, REG_C, REG_D = range(6, 14)
 CENTURY = 0x32
 TIME_REGISTERS = (SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY)
+PLACES = {SECONDS: 5, MINUTES: 4, DAY: 2, MONTH: 1}
+"""Of the plain ones in a struct_time."""
 
 A_DIVIDER_1_024, A_UIP = 0x26, 0x80
 UPDATE_AHEAD = 244e-6
@@ -91,7 +93,7 @@ class Rtc:
         with self._lock:
             self._write(self._index, value & 0xFF)
 
-    def late_index(self, data: bytes) -> None:
+    def late_index(self, offset: int, data: bytes) -> None:
         """Stores to the index port, which an engine kept back: the last one counts."""
         self._index = data[-1] & 0x7F
 
@@ -154,11 +156,11 @@ class Rtc:
         now = self._date()
         if at == HOURS:
             return self._encode_hour(now.tm_hour)
-        return self._encode({
-            SECONDS: now.tm_sec, MINUTES: now.tm_min, WEEKDAY: (now.tm_wday + 1) % 7 + 1,
-            DAY: now.tm_mday, MONTH: now.tm_mon, YEAR: now.tm_year % 100,
-            CENTURY: now.tm_year // 100,
-        }[at])  # fmt: skip
+        if at == WEEKDAY:
+            return self._encode((now.tm_wday + 1) % 7 + 1)
+        if at in (YEAR, CENTURY):
+            return self._encode(now.tm_year % 100 if at == YEAR else now.tm_year // 100)
+        return self._encode(now[PLACES[at]])
 
     def _set_time_register(self, at: int, value: int) -> None:
         """A value that makes no date is ignored: the guest may write anything."""

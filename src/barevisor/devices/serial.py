@@ -140,8 +140,8 @@ class Serial:
         if sent:
             self._output(sent)
 
-    def late_write(self, data: bytes) -> None:
-        """Stores to offset 0, which an engine kept back: sent at once, with one interrupt."""
+    def late_write(self, offset: int, data: bytes) -> None:
+        """Stores to THR, which an engine kept back: sent at once, with one interrupt."""
         plain = not self._lcr & LCR_DLAB and not self._mcr & MCR_LOOP
         if not plain:
             for value in data:
@@ -151,6 +151,10 @@ class Serial:
             self._transmit(data[-1])
             self._update()
         self._output(data)
+
+    def late_control(self, offset: int, data: bytes) -> None:
+        """Stores to FCR and LCR, which no interrupt follows."""
+        self.bus_write(FCR + offset, 1, data[0])
 
     def _transmit(self, value: int) -> bytes:
         if self._thre_pending:

@@ -110,7 +110,7 @@ class FakeVm:
         self.written: list[tuple[int, int]] = []
         self.doorbells: dict[int, tuple[int, Callable[[int], None]]] = {}
         self.ignored: list[tuple[int, int]] = []
-        self.late_ports: dict[int, Callable[[bytes], None]] = {}
+        self.late_ports: dict[int, tuple[int, Callable[[int, bytes], None]]] = {}
         self.debug: GuestDebug | None = None
         self.sink: BlockSink | None = None
         self.closed = False
@@ -142,9 +142,9 @@ class FakeVm:
         """Forget it."""
         del self.doorbells[gpa]
 
-    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
+    def add_late_ports(self, base: int, size: int, on_write: Callable[[int, bytes], None]) -> None:
         """Recorded in `late_ports`."""
-        self.late_ports[port] = on_write
+        self.late_ports[base] = (size, on_write)
 
     def ignore_port(self, port: int, size: int) -> None:
         """Recorded in `ignored`."""

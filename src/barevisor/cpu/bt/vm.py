@@ -129,8 +129,8 @@ class BtVm:
         """See EngineVm.remove_doorbell."""
         self._chips.remove_doorbell(gpa)
 
-    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
-        """See EngineVm.add_late_port: an exit costs little here, and stays one."""
+    def add_late_ports(self, base: int, size: int, on_write: Callable[[int, bytes], None]) -> None:
+        """See EngineVm.add_late_ports: an exit costs little here, and stays one."""
 
     def ignore_port(self, port: int, size: int) -> None:
         """See EngineVm.ignore_port; the same."""

@@ -13,6 +13,7 @@ from struct import Struct
 
 from barevisor.cpu.kvm import abi, ioctls
 
+LateWrite = Callable[[int, bytes], None]
 PAGE = 4096
 ENTRY = Struct("<QII8s")
 """struct kvm_coalesced_mmio: address, length, 1 for a port, data."""
@@ -32,15 +33,19 @@ class LatePorts:
         known = page and ioctls.capability(kvm, "KVM_CAP_COALESCED_PIO")
         self.ring_at = page * PAGE if known else 0
         """Where a vCPU's mapping has the ring; 0: this KVM knows no late ports."""
-        self._ports: dict[int, Callable[[bytes], None]] = {}
+        self._ports: dict[int, tuple[int, LateWrite]] = {}
+        self._joined: set[int] = set()
         self._lock = threading.Lock()
         self._unread = -1
 
-    def add(self, port: int, on_write: Callable[[bytes], None]) -> None:
-        """Byte-wide stores to `port`. Raises EngineError when the kernel refuses."""
+    def add(self, base: int, size: int, on_write: LateWrite) -> None:
+        """Stores inside [base, base+size). Raises EngineError when the kernel refuses."""
         if self.ring_at:
-            self._ports[port] = on_write
-            ioctls.REGISTER_COALESCED_MMIO(self._vm, abi.CoalescedZone(addr=port, size=1, pio=1))
+            self._ports |= dict.fromkeys(range(base, base + size), (base, on_write))
+            if size == 1:
+                self._joined.add(base)
+            zone = abi.CoalescedZone(addr=base, size=size, pio=1)
+            ioctls.REGISTER_COALESCED_MMIO(self._vm, zone)
 
     def ignore(self, port: int, size: int) -> None:
         """Stores of `size` bytes to `port` go to an eventfd that nobody reads."""
@@ -66,16 +71,16 @@ class LatePorts:
                 port, size, _, data = ENTRY.unpack_from(ring, HEAD + first * ENTRY.size)
                 waiting.append((port, data[: min(size, len(data))]))
                 first = (first + 1) % ENTRIES
-            for port, data in _joined(waiting):
-                self._ports[port](data)
+            for port, data in self._together(waiting):
+                base, on_write = self._ports[port]
+                on_write(port - base, data)
             words[FIRST] = first
 
-
-def _joined(stores: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Neighbours of one port as one."""
-    found: list[tuple[int, bytes]] = []
-    for port, data in stores:
-        if found and found[-1][0] == port:
-            data = found.pop()[1] + data
-        found.append((port, data))
-    return found
+    def _together(self, stores: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Neighbours of one port as one, where it is one byte wide."""
+        found: list[tuple[int, bytes]] = []
+        for port, data in stores:
+            if found and found[-1][0] == port and port in self._joined:
+                data = found.pop()[1] + data
+            found.append((port, data))
+        return found

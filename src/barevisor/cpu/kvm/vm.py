@@ -189,9 +189,9 @@ class KvmVm:
         """See EngineVm.remove_doorbell."""
         self._bells.remove(gpa)
 
-    def add_late_port(self, port: int, on_write: Callable[[bytes], None]) -> None:
-        """See EngineVm.add_late_port and kvm/late.py."""
-        self._ports.add(port, on_write)
+    def add_late_ports(self, base: int, size: int, on_write: Callable[[int, bytes], None]) -> None:
+        """See EngineVm.add_late_ports and kvm/late.py."""
+        self._ports.add(base, size, on_write)
 
     def ignore_port(self, port: int, size: int) -> None:
         """See EngineVm.ignore_port."""
