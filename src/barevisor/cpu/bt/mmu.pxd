@@ -1,6 +1,4 @@
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.paging cimport ACCESS_WRITE, translate
-from barevisor.cpu.bt.tlb cimport fetch, prime_read, prime_write
 
 cdef extern from *:
     u8 __sync_fetch_and_or_1(u8* at, u8 bits) nogil

@@ -20,13 +20,7 @@ from cython.cimports.barevisor.cpu.bt.faults import (
     faults_watch,
     timer_arm,
 )
-from cython.cimports.barevisor.cpu.bt.mmu import (
-    ACCESS_WRITE,
-    fetch,
-    prime_read,
-    prime_write,
-    translate,
-)
+from cython.cimports.barevisor.cpu.bt.paging import ACCESS_WRITE, translate
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     resume_others,
     stop_others,
@@ -37,6 +31,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
 from cython.cimports.barevisor.cpu.bt.space import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stubs import stubs_write
+from cython.cimports.barevisor.cpu.bt.tlb import fetch, prime_read, prime_write
 from cython.cimports.barevisor.cpu.bt.translate import *
 from cython.cimports.libc.stdlib import free
 from cython.cimports.posix.mman import (
@@ -393,20 +388,24 @@ def _interpret(
     if cpu.rip != next_rip or cpu.mode != mode or cpu.cpl != cpl or cpu.vm.flushes != flushes:
         return 0
     tr.early = 1
-    if cpu.timer_deadline != cpu.armed_deadline:
-        timer_arm(cpu)
-    if (
-        not trace.valid
-        or (cpu.budget | cpu.urgent) < 0
-        or must_step(cpu)
-        or cpu.tlb == cpu.tlb_blank
-    ):
-        return 0
-    if cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF):
+    if not _may_go_on(cpu) or not trace.valid:
         return 0
     tr.early = 0
     _select(cpu, tr, False)
     return _go_on(cpu, tr, trace, next_at, flags)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _may_go_on(cpu: cython.pointer(Cpu)) -> cython.bint:
+    """May translated code run, or is something else to be done first?"""
+    if cpu.timer_deadline != cpu.armed_deadline:
+        timer_arm(cpu)
+    if (cpu.budget | cpu.urgent) < 0 or must_step(cpu) or cpu.tlb == cpu.tlb_blank:
+        return False
+    return not (cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF))
 
 
 @cython.cfunc
@@ -416,11 +415,7 @@ def _onward(cpu: cython.pointer(Cpu), tr: cython.pointer(Translator)) -> u64:
     """Behind a system instruction: on in the translation at cpu.rip, if there is one and nothing
     else is to be done first; else 0."""
     trace: cython.pointer(Block)
-    if cpu.timer_deadline != cpu.armed_deadline:
-        timer_arm(cpu)
-    if (cpu.budget | cpu.urgent) < 0 or must_step(cpu) or cpu.tlb == cpu.tlb_blank:
-        return 0
-    if cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF):
+    if not _may_go_on(cpu):
         return 0
     trace = _trace_at(cpu, cpu.rip)
     if trace == cython.NULL:
@@ -541,4 +536,4 @@ def _other_page(
 
 def handlers() -> dict[str, int]:
     """Handler addresses by name."""
-    return {"count_run": cython.cast(cython.size_t, cython.cast(handler_t, count_run))}
+    return {"count_run": entry_of(count_run)}
