@@ -40,6 +40,10 @@ cdef inline void a8(Asm* a, u64 value) noexcept nogil:
     a4(a, <u32> value)
     a4(a, <u32> (value >> 32))
 
+cdef inline u32 field_of(void* at) noexcept nogil:
+    """The offset of a field, given where it is in a struct at address 0."""
+    return <u32> <size_t> at
+
 # opcode reg, gs:[disp] (or the other way round); `w`: 64 bits
 cdef void gs_op(Asm* a, u32 opcode, u32 reg, u32 field, u32 w) noexcept nogil
 cdef void gs_load(Asm* a, u32 reg, u32 field) noexcept nogil
@@ -69,9 +73,8 @@ cdef u32 jmp_aligned(Asm* a) noexcept nogil
 cdef u32 jcc_aligned(Asm* a, u32 condition) noexcept nogil
 cdef void bind_here(Asm* a, u32 at) noexcept nogil
 cdef void bind_to(Asm* a, u32 at, u32 place) noexcept nogil
-# call or jmp to a host address within 2 GiB
+# call to a host address within 2 GiB
 cdef void call_host(Asm* a, u64 target) noexcept nogil
-cdef void jmp_host(Asm* a, u64 target) noexcept nogil
 cdef void align(Asm* a, u32 to) noexcept nogil
 # An empty buffer whose bytes will lie at `base`
 cdef void asm_start(Asm* a, u64 base) noexcept nogil

@@ -289,12 +289,6 @@ def call_host(a, target):
     a4(a, cython.cast(u32, target - (a.base + placed(a, a.size) + 4)))
 
 
-def jmp_host(a, target):
-    """See asm.pxd."""
-    a1(a, 0xE9)
-    a4(a, cython.cast(u32, target - (a.base + placed(a, a.size) + 4)))
-
-
 def align(a, to):
     """INT3 up to a multiple of `to`: nothing runs there."""
     while a.size & (to - 1) and not a.overflow:

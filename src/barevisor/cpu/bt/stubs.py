@@ -18,14 +18,6 @@ CALL_RAX: u32 = cython.declare(u32, 0xD0)
 
 
 @cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _field(at: cython.p_void) -> u32:
-    return cython.cast(u32, cython.cast(cython.size_t, at))
-
-
-@cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def _all_registers(a: cython.pointer(Asm), store: u32) -> cython.void:
@@ -69,7 +61,7 @@ def _load_vectors(a: cython.pointer(Asm), fields: cython.pointer(Cpu)) -> cython
     are loaded: SSE code is slow while the host believes the upper halves to be in use."""
     n: u32
     wide: u32
-    vec: u32 = _field(cython.address(fields.vec[0]))
+    vec: u32 = field_of(cython.address(fields.vec[0]))
     _vector(a, 0x10, 0, vec + 16, 0)
     for n in range(1, 16):  # vpor xmm0, xmm0, gs:[upper half]
         a1(a, 0x65)
@@ -84,7 +76,7 @@ def _load_vectors(a: cython.pointer(Asm), fields: cython.pointer(Cpu)) -> cython
     a1(a, 0x79)
     a1(a, 0x17)
     a1(a, 0xC0)
-    gs_set(a, _field(cython.address(fields.vec_live)), 1)
+    gs_set(a, field_of(cython.address(fields.vec_live)), 1)
     wide = jcc(a, CC_NE)
     _vzeroupper(a)
     for n in range(16):
@@ -103,21 +95,21 @@ def _go_on(a: cython.pointer(Asm), fields: cython.pointer(Cpu), load_vectors: u6
     """Load what cpu.resume_* asks for and go on at cpu.resume."""
     vectors: u32
     flags: u32
-    gs_test(a, _field(cython.address(fields.resume_vec)))
+    gs_test(a, field_of(cython.address(fields.resume_vec)))
     vectors = jcc(a, CC_E)
     call_host(a, load_vectors)
     bind_here(a, vectors)
-    gs_test(a, _field(cython.address(fields.resume_flags)))
+    gs_test(a, field_of(cython.address(fields.resume_flags)))
     flags = jcc(a, CC_E)
     restore_flags(a)
     bind_here(a, flags)
     _all_registers(a, 0)
-    gs_load(a, S0, _field(cython.address(fields.missed_va)))
+    gs_load(a, S0, field_of(cython.address(fields.missed_va)))
     a1(a, 0x65)  # jmp gs:[resume]
     a1(a, 0xFF)
     a1(a, 0x24)
     a1(a, 0x25)
-    a4(a, _field(cython.address(fields.resume)) - CPU_SPAN)
+    a4(a, field_of(cython.address(fields.resume)) - CPU_SPAN)
 
 
 @cython.cfunc
@@ -131,7 +123,7 @@ def _enter(a: cython.pointer(Asm), fields: cython.pointer(Cpu), load_vectors: u6
             a1(a, 0x41)
         a1(a, 0x50 | SAVED[n] & 7)
     lea(a, 4, 4, R_NONE, 0, cython.cast(u32, -8), 8)
-    gs_store(a, 7, _field(cython.address(fields.resume)))
+    gs_store(a, 7, field_of(cython.address(fields.resume)))
     _go_on(a, fields, load_vectors)
 
 
@@ -144,22 +136,22 @@ def _call_site(
     n: u32
     vectors: u32
     leave: u32
-    gs_store(a, S0, _field(cython.address(fields.missed_va)))
+    gs_store(a, S0, field_of(cython.address(fields.missed_va)))
     a1(a, 0x41)  # pop S0
     a1(a, 0x58 | S0 & 7)
     a1(a, 0x45)  # mov S0d, [S0]
     a1(a, 0x8B)
     a1(a, (S0 & 7) << 3 | S0 & 7)
-    gs_op(a, 0x89, S0, _field(cython.address(fields.site)), 0)
+    gs_op(a, 0x89, S0, field_of(cython.address(fields.site)), 0)
     _all_registers(a, 1)
-    gs_test(a, _field(cython.address(fields.vec_live)))
+    gs_test(a, field_of(cython.address(fields.vec_live)))
     vectors = jcc(a, CC_E)
     for n in range(16):
-        _vector(a, 0x11, n, _field(cython.address(fields.vec[0])) + 32 * n, 1)
+        _vector(a, 0x11, n, field_of(cython.address(fields.vec[0])) + 32 * n, 1)
     _vzeroupper(a)
-    gs_set(a, _field(cython.address(fields.vec_live)), 0)
+    gs_set(a, field_of(cython.address(fields.vec_live)), 0)
     bind_here(a, vectors)
-    gs_load(a, 7, _field(cython.address(fields.self)))
+    gs_load(a, 7, field_of(cython.address(fields.self)))
     mov_imm64(a, H_RAX, handler)
     a1(a, 0xFF)
     a1(a, CALL_RAX)
@@ -167,10 +159,10 @@ def _call_site(
     a1(a, 0x85)
     a1(a, 0xC0)
     leave = jcc(a, CC_E)
-    gs_store(a, H_RAX, _field(cython.address(fields.resume)))
+    gs_store(a, H_RAX, field_of(cython.address(fields.resume)))
     _go_on(a, fields, load_vectors)
     bind_here(a, leave)
-    gs_op(a, 0x8B, H_RAX, _field(cython.address(fields.status)), 0)
+    gs_op(a, 0x8B, H_RAX, field_of(cython.address(fields.status)), 0)
     lea(a, 4, 4, R_NONE, 0, 8, 8)
     for n in range(6):
         if SAVED[5 - n] & 8:

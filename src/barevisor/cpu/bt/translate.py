@@ -75,34 +75,26 @@ PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
 
 @cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _field(at: cython.p_void) -> u32:
-    return cython.cast(u32, cython.cast(cython.size_t, at))
-
-
-@cython.cfunc
 def _fields() -> cython.void:
     global FIELD_CPL, FIELD_ATTENTION, FIELD_SYSFLAGS, FIELD_KERNEL_GS, FIELD_GS_BASE
     global FIELD_SEGBASE, FIELD_PAGE_VA, FIELD_TARGET, FIELD_URGENT, FIELD_VEC_LIVE
     global FIELD_ITLB, ITLB_TAG, ITLB_HOST, FIELD_BRANCH
     none: cython.pointer(Cpu) = cython.NULL
     entry: cython.pointer(ItlbEntry) = cython.NULL
-    FIELD_ITLB = _field(cython.address(none.itlb))
-    FIELD_BRANCH = _field(cython.address(none.branch))
-    ITLB_TAG = _field(cython.address(entry.tag))
-    ITLB_HOST = _field(cython.address(entry.host))
-    FIELD_SEGBASE = _field(cython.address(none.segbase[0]))
-    FIELD_PAGE_VA = _field(cython.address(none.page_va))
-    FIELD_TARGET = _field(cython.address(none.target))
-    FIELD_URGENT = _field(cython.address(none.urgent))
-    FIELD_VEC_LIVE = _field(cython.address(none.vec_live))
-    FIELD_CPL = _field(cython.address(none.cpl))
-    FIELD_ATTENTION = _field(cython.address(none.attention))
-    FIELD_SYSFLAGS = _field(cython.address(none.sysflags))
-    FIELD_KERNEL_GS = _field(cython.address(none.kernel_gs_base))
-    FIELD_GS_BASE = _field(cython.address(none.segs[SEG_GS].base))
+    FIELD_ITLB = field_of(cython.address(none.itlb))
+    FIELD_BRANCH = field_of(cython.address(none.branch))
+    ITLB_TAG = field_of(cython.address(entry.tag))
+    ITLB_HOST = field_of(cython.address(entry.host))
+    FIELD_SEGBASE = field_of(cython.address(none.segbase[0]))
+    FIELD_PAGE_VA = field_of(cython.address(none.page_va))
+    FIELD_TARGET = field_of(cython.address(none.target))
+    FIELD_URGENT = field_of(cython.address(none.urgent))
+    FIELD_VEC_LIVE = field_of(cython.address(none.vec_live))
+    FIELD_CPL = field_of(cython.address(none.cpl))
+    FIELD_ATTENTION = field_of(cython.address(none.attention))
+    FIELD_SYSFLAGS = field_of(cython.address(none.sysflags))
+    FIELD_KERNEL_GS = field_of(cython.address(none.kernel_gs_base))
+    FIELD_GS_BASE = field_of(cython.address(none.segs[SEG_GS].base))
 
 
 _fields()
