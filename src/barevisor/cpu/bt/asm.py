@@ -6,6 +6,7 @@ reached through GS (space.pxd), so one translation serves every virtual CPU.
 """
 
 import cython
+from cython.cimports.barevisor.cpu.bt.emit import form_prefixes
 from cython.cimports.barevisor.cpu.bt.space import CPU_SPAN
 from cython.cimports.barevisor.cpu.bt.state import *
 
@@ -298,56 +299,19 @@ def align(a, to):
 # ---- guest instructions ------------------------------------------------------------------
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _prefixes(a: cython.pointer(Asm), form: cython.pointer(Form), rex: u32) -> cython.void:
-    if form.lock:
-        a1(a, 0xF0)
-    if form.opsize:
-        a1(a, 0x66)
-    if form.rep:
-        a1(a, form.rep)
-    if rex or form.rex:
-        a1(a, REX | rex)
-    if form.map:
-        a1(a, 0x0F)
-    if form.map == 2:
-        a1(a, 0x38)
-    elif form.map == 3:
-        a1(a, 0x3A)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _vex(a: cython.pointer(Asm), form: cython.pointer(Form), rex: u32) -> cython.void:
-    """`rex`: R, X and B as REX has them."""
-    tail: u32 = (~form.vvvv & 15) << 3 | form.vex_l << 2 | form.pp
-    not_r: u32 = 0 if rex & 4 else 0x80
-    if form.map == 1 and not form.w and not rex & 3:
-        a1(a, 0xC5)
-        a1(a, not_r | tail)
-        return
-    a1(a, 0xC4)
-    a1(a, not_r | (0 if rex & 2 else 0x40) | (0 if rex & 1 else 0x20) | form.map)
-    a1(a, form.w << 7 | tail)
-
-
 def put(a, form, base, index):
     """See asm.pxd."""
     i: u32
     rex: u32 = 0
+    prefix: u8[8]
     if form.mem:
         rex = _rex(form.reg, base, index)
     elif form.has_modrm:
         rex = (form.reg >> 3) << 2 | form.rm >> 3
     elif form.plus_r:
         rex = form.rm >> 3
-    if form.vex:
-        _vex(a, form, rex)
-    else:
-        _prefixes(a, form, rex | form.w << 3)
+    for i in range(form_prefixes(form, rex, prefix)):
+        a1(a, prefix[i])
     a1(a, (form.opcode & 0xF8) | (form.rm & 7) if form.plus_r else form.opcode)
     if form.mem:
         _operand(a, form.reg, base, index, 0, 0)

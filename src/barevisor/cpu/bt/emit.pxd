@@ -51,4 +51,7 @@ cdef void load_vec(Code* code, u32 reg, u32 disp, u32 vex) noexcept nogil
 cdef void store_vec(Code* code, u32 reg, u32 disp, u32 vex) noexcept nogil
 cdef void restore_flags(Code* code, u32 disp) noexcept nogil
 cdef void save_flags(Code* code, u32 disp) noexcept nogil
+# What stands before the opcode byte, REX or VEX and the map included: how many bytes of out[8].
+# `rex`: R, X and B as REX has them
+cdef u32 form_prefixes(Form* form, u32 rex, u8* out) noexcept nogil
 cdef void put_form(Code* code, Form* form) noexcept nogil

@@ -155,42 +155,48 @@ def save_flags(code: cython.pointer(Code), disp: u32) -> cython.void:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _put_legacy_prefixes(code: cython.pointer(Code), form: cython.pointer(Form)) -> cython.void:
-    rex: u32 = form.w << 3
+def form_prefixes(form: cython.pointer(Form), rex: u32, out: cython.pointer(u8)) -> u32:
+    """See emit.pxd."""
+    n: u32 = 0
+    rex |= form.w << 3
+    if form.vex:
+        return _vex_prefix(form, rex, out)
     if form.lock:
-        put8(code, 0xF0)
+        out[n] = 0xF0
+        n += 1
     if form.opsize:
-        put8(code, 0x66)
+        out[n] = 0x66
+        n += 1
     if form.rep:
-        put8(code, form.rep)
-    if form.has_modrm:
-        rex |= (form.reg >> 3) << 2
-    if form.has_modrm or form.plus_r:
-        rex |= form.rm >> 3
+        out[n] = form.rep
+        n += 1
     if rex or form.rex:
-        put8(code, 0x40 | rex)
+        out[n] = cython.cast(u8, 0x40 | rex)
+        n += 1
     if form.map:
-        put8(code, 0x0F)
-    if form.map == 2:
-        put8(code, 0x38)
-    elif form.map == 3:
-        put8(code, 0x3A)
+        out[n] = 0x0F
+        n += 1
+    if form.map == 2 or form.map == 3:
+        out[n] = 0x38 if form.map == 2 else 0x3A
+        n += 1
+    return n
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _put_vex(code: cython.pointer(Code), form: cython.pointer(Form)) -> cython.void:
+def _vex_prefix(form: cython.pointer(Form), rex: u32, out: cython.pointer(u8)) -> u32:
     """The two-byte prefix where it suffices (SDM, "VEX Prefix")."""
     tail: u32 = (~form.vvvv & 15) << 3 | form.vex_l << 2 | form.pp
-    not_r: u32 = 0 if form.reg & 8 else 0x80
-    if form.map == 1 and not form.w and not form.rm & 8:
-        put8(code, 0xC5)
-        put8(code, not_r | tail)
-        return
-    put8(code, 0xC4)
-    put8(code, not_r | 0x40 | (0 if form.rm & 8 else 0x20) | form.map)
-    put8(code, form.w << 7 | tail)
+    not_r: u32 = 0 if rex & 4 else 0x80
+    if form.map == 1 and not rex & 0xB:
+        out[0] = 0xC5
+        out[1] = cython.cast(u8, not_r | tail)
+        return 2
+    out[0] = 0xC4
+    out[1] = cython.cast(u8, not_r | (0 if rex & 2 else 0x40) | (0 if rex & 1 else 0x20) | form.map)
+    out[2] = cython.cast(u8, form.w << 7 | tail)
+    return 3
 
 
 @cython.cfunc
@@ -199,10 +205,14 @@ def _put_vex(code: cython.pointer(Code), form: cython.pointer(Form)) -> cython.v
 def put_form(code: cython.pointer(Code), form: cython.pointer(Form)) -> cython.void:
     """The instruction. `rm` of a memory form must not be 4, 5, 12 or 13 (they mean more)."""
     i: u32
-    if form.vex:
-        _put_vex(code, form)
-    else:
-        _put_legacy_prefixes(code, form)
+    rex: u32 = 0
+    prefix: u8[8]
+    if form.has_modrm:
+        rex = (form.reg >> 3) << 2 | form.rm >> 3
+    elif form.plus_r:
+        rex = form.rm >> 3
+    for i in range(form_prefixes(form, rex, prefix)):
+        put8(code, prefix[i])
     if form.plus_r:
         put8(code, (form.opcode & 0xF8) | (form.rm & 7))
     else:
