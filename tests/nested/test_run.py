@@ -127,9 +127,7 @@ def test_an_interrupt_ends_a_busy_command(bare: Bare) -> None:
 def test_a_guest_that_hears_nothing_ends(bare: Bare, tmp_path: Path, ending: str) -> None:
     """Interrupts off and no exit: only a kick gets the CPU's thread back."""
     image = tmp_path / "loop"
-    image.write_bytes(
-        images.multiboot_elf(bytes.fromhex("baf803 b055 ee b00a ee fa ebfe"), 1 << 20)
-    )
+    image.write_bytes(images.multiboot_elf(bytes.fromhex(LOOP)))
     words = ["run", "--engine", "kvm", "--no-root", "--memory", "4M", "--kernel", str(image)]
     if ending == "deadline":
         done = bare.run(*words[:1], "--timeout", "1", *words[1:])
