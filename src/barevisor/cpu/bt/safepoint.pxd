@@ -67,4 +67,5 @@ cdef void resume_others(Vm* vm, Cpu* cpu) noexcept nogil
 cdef void futex_wait(u32* at, u32 value) noexcept nogil
 cdef void futex_wake(u32* at) noexcept nogil
 cdef void notify(Vm* vm) noexcept nogil
-cdef int busy(Cpu* cpu) noexcept nogil
+cdef int busy(Cpu* cpu, bint stop) noexcept nogil
+cdef void wait_while_busy(Vm* vm, Cpu* other, bint stop) noexcept nogil

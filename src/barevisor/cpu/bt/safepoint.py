@@ -129,20 +129,36 @@ def ask(cpu, bits):
 # ---- waiting for the others ------------------------------------------------------------------
 
 
-def busy(cpu):
-    """Asked with ATT_QUIET and not yet answered."""
+def busy(cpu, stop):
+    """In the guest, and if not asked to `stop` also asked with ATT_QUIET and not yet answered."""
+    if stop:
+        return load32(cython.address(cpu.guest), SEQ_CST) != GUEST_OUT
     return (
         load32(cython.address(cpu.guest), SEQ_CST) == GUEST_IN
         and load32(cython.address(cpu.attention), SEQ_CST) & ATT_QUIET
     )
 
 
+def wait_while_busy(vm, other, stop):
+    """Spin a little, then sleep until another CPU has left or polled (notify)."""
+    spins: u32 = 0
+    turn: u32
+    while busy(other, stop):
+        spins += 1
+        if spins < SPINS:
+            cpu_relax()
+            continue
+        turn = load32(cython.address(vm.turn), SEQ_CST)
+        add32(cython.address(vm.waiters), 1, SEQ_CST)
+        if busy(other, stop):
+            futex_wait(cython.address(vm.turn), turn)
+        add32(cython.address(vm.waiters), MINUS_ONE, SEQ_CST)
+
+
 def wait_quiet(cpu, mask):
     vm: cython.pointer(Vm) = cpu.vm
     other: cython.pointer(Cpu)
     i: u32
-    spins: u32
-    turn: u32
     for i in range(vm.ncpus):
         other = vm.cpus[i]
         if mask >> i & 1 and other != cython.NULL and other != cpu:
@@ -151,25 +167,13 @@ def wait_quiet(cpu, mask):
         other = vm.cpus[i]
         if not mask >> i & 1 or other == cython.NULL or other == cpu:
             continue
-        spins = 0
-        while busy(other):
-            spins += 1
-            if spins < SPINS:
-                cpu_relax()
-                continue
-            turn = load32(cython.address(vm.turn), SEQ_CST)
-            add32(cython.address(vm.waiters), 1, SEQ_CST)
-            if busy(other):
-                futex_wait(cython.address(vm.turn), turn)
-            add32(cython.address(vm.waiters), MINUS_ONE, SEQ_CST)
+        wait_while_busy(vm, other, 0)
         and32(cython.address(other.attention), ~cython.cast(u32, ATT_QUIET), SEQ_CST)
 
 
 def stop_others(vm, cpu):
     other: cython.pointer(Cpu)
     i: u32
-    spins: u32
-    turn: u32
     inside: u32 = GUEST_OUT
     if cpu != cython.NULL:
         cpu.stops += 1
@@ -185,19 +189,8 @@ def stop_others(vm, cpu):
             ask(other, ATT_STOP)
     for i in range(vm.ncpus):
         other = vm.cpus[i]
-        if other == cython.NULL or other == cpu:
-            continue
-        spins = 0
-        while load32(cython.address(other.guest), SEQ_CST) != GUEST_OUT:
-            spins += 1
-            if spins < SPINS:
-                cpu_relax()
-                continue
-            turn = load32(cython.address(vm.turn), SEQ_CST)
-            add32(cython.address(vm.waiters), 1, SEQ_CST)
-            if load32(cython.address(other.guest), SEQ_CST) != GUEST_OUT:
-                futex_wait(cython.address(vm.turn), turn)
-            add32(cython.address(vm.waiters), MINUS_ONE, SEQ_CST)
+        if other != cython.NULL and other != cpu:
+            wait_while_busy(vm, other, 1)
     if cpu != cython.NULL:
         swap32(cython.address(cpu.guest), inside, SEQ_CST)
 
