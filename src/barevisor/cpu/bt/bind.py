@@ -15,7 +15,7 @@ from cython.cimports.barevisor.cpu.bt.fptrap import trap_memory, trap_register
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import block_checks
 from cython.cimports.barevisor.cpu.bt.thunk import THUNK_FULL, thunk_for
-from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE
+from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE
 from cython.cimports.barevisor.cpu.bt.vector import vex_fields
 
 from barevisor.cpu.bt import decode as decoder

@@ -36,7 +36,7 @@ from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.barevisor.cpu.bt.tlb import fetch as fetch_code
 from cython.cimports.barevisor.cpu.bt.tlb import forget_jumps
-from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE
+from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE
 from cython.cimports.libc.string import memcmp, memcpy, memset
 
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)

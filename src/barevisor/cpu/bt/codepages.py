@@ -27,7 +27,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
     wait_quiet,
 )
 from cython.cimports.barevisor.cpu.bt.space import space_protect
-from cython.cimports.barevisor.cpu.bt.translate import MODE_TRACE
+from cython.cimports.barevisor.cpu.bt.trace import MODE_TRACE
 
 PAGE = cython.declare("u64", 4096)
 PAGE_MASK = cython.declare("u64", 0xFFFFFFFFFFFFF000)

@@ -1,5 +1,5 @@
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.translate cimport Translator
+from barevisor.cpu.bt.trace cimport Translator
 
 cdef enum:
     SITE_CALL_BYTES = 9      # of a site's call with its number

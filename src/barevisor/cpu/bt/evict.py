@@ -3,7 +3,7 @@
 import cython
 from cython.cimports.barevisor.cpu.bt.space import space_forget_jumps
 from cython.cimports.barevisor.cpu.bt.state import *
-from cython.cimports.barevisor.cpu.bt.translate import *
+from cython.cimports.barevisor.cpu.bt.trace import *
 
 JMP_REL32: u64 = cython.declare(u64, 0xE9)
 

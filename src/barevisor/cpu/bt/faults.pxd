@@ -1,6 +1,6 @@
 # Signals that belong to translated code: the host's faults in it, and the guest's timer.
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.translate cimport Translator
+from barevisor.cpu.bt.trace cimport Translator
 
 cdef extern from "signal.h" nogil:
     ctypedef struct siginfo_t:

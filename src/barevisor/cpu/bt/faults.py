@@ -11,7 +11,7 @@ APIC timer is due; code running elsewhere (the interpreter, Python) polls anyway
 
 import cython
 from cython.cimports.barevisor.cpu.bt.state import *
-from cython.cimports.barevisor.cpu.bt.translate import *
+from cython.cimports.barevisor.cpu.bt.trace import *
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
 from cython.cimports.libc.string import memset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from barevisor.cpu.bt import (
+    analyse,
     bind,
     control,
     far,
@@ -22,7 +23,6 @@ from barevisor.cpu.bt import (
     stops,
     syscalls,
     tier,
-    translate,
     vector,
     xstate,
 )
@@ -42,4 +42,4 @@ def install() -> None:
     missing = bind.install(table)
     if missing:
         raise RuntimeError(f"instructions without a handler: {', '.join(missing)}")
-    translate.install()
+    analyse.install()

@@ -1,6 +1,6 @@
 # Translator against interpreter, trace by trace, on real guests.
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.translate cimport Translator
+from barevisor.cpu.bt.trace cimport Translator
 from barevisor.cpu.bt.fpstate cimport fxrstor64, fxsave64
 
 cdef enum:

@@ -13,7 +13,7 @@ from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.mmio import internal_error
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner, enter_trace, must_step
-from cython.cimports.barevisor.cpu.bt.translate import MODE_ONE, TRACE_UNDEFINED, Translator
+from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE, TRACE_UNDEFINED, Translator
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memcmp, memcpy, memset
 

@@ -22,7 +22,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import STOP_ON_READ, STOP_ON_WRITE, watch_access
 from cython.cimports.barevisor.cpu.bt.tlb import prime_write, tlb_fill
-from cython.cimports.barevisor.cpu.bt.translate import Translator
+from cython.cimports.barevisor.cpu.bt.trace import Translator
 from cython.cimports.libc.string import memcpy
 
 EFER_LMA: u64 = cython.declare(u64, 1 << 10)

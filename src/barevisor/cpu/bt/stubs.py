@@ -10,7 +10,7 @@ import cython
 from cython.cimports.barevisor.cpu.bt.asm import *
 from cython.cimports.barevisor.cpu.bt.codemem import code_add
 from cython.cimports.barevisor.cpu.bt.state import *
-from cython.cimports.barevisor.cpu.bt.translate import Translator
+from cython.cimports.barevisor.cpu.bt.trace import Translator
 
 SAVED: cython.uint[6] = cython.declare(cython.uint[6])
 SAVED[0], SAVED[1], SAVED[2], SAVED[3], SAVED[4], SAVED[5] = 3, 5, 12, 13, 14, 15

@@ -1,6 +1,6 @@
 # The second tier at run time: when to translate, how to enter, and what a site's call comes to.
 from barevisor.cpu.bt.state cimport *
-from barevisor.cpu.bt.translate cimport Translator
+from barevisor.cpu.bt.trace cimport Translator
 from barevisor.cpu.bt.codemem cimport CodeMemory
 
 cdef extern from *:

@@ -32,7 +32,8 @@ from cython.cimports.barevisor.cpu.bt.space import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stubs import stubs_write
 from cython.cimports.barevisor.cpu.bt.tlb import fetch, prime_read, prime_write
-from cython.cimports.barevisor.cpu.bt.translate import *
+from cython.cimports.barevisor.cpu.bt.trace import *
+from cython.cimports.barevisor.cpu.bt.translate import translate_block
 from cython.cimports.libc.stdlib import free
 from cython.cimports.posix.mman import (
     MAP_ANONYMOUS,

@@ -22,7 +22,7 @@ from cython.cimports.barevisor.cpu.bt.space import (
 )
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import watch_page
-from cython.cimports.barevisor.cpu.bt.translate import Translator
+from cython.cimports.barevisor.cpu.bt.trace import Translator
 from cython.cimports.libc.string import memcpy, memset
 
 PAGE: u64 = cython.declare(u64, 4096)
