@@ -6,10 +6,9 @@ asyncio's own pool has a handful of threads, and commands in a guest may run for
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import TypeVar
-
-from barevisor.threads import Worker
 
 T = TypeVar("T")
 
@@ -37,7 +36,8 @@ async def in_thread(call: Callable[[], T], on_cancel: Callable[[], None] = _noth
             errors.append(e)
         loop.call_soon_threadsafe(finish)
 
-    thread = Worker(work, name="vm-call")
+    # Not a Worker: programs that the call starts would inherit its blocked signals.
+    thread = threading.Thread(target=work, name="vm-call", daemon=True)
     thread.start()
     try:
         await asyncio.shield(done)
