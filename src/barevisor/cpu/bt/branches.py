@@ -129,7 +129,6 @@ def write_jcc(w, i):
     frag = new_fragment(w, FRAG_EDGE, jcc(w.a, condition), cython.NULL)
     frag.target = target
     frag.save = save
-    frag.backward = backward
     frag.size = i
 
 

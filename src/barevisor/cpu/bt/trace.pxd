@@ -110,11 +110,8 @@ cdef struct Fragment:        # code out of line
     u32 site                 # index from the trace's first
     i32 target
     u8 register              # host register with the linear address
-    u8 write
     u8 save                  # FRAG_EDGE: flags must be saved on the way
-    u8 backward
-    u32 size
-    u32 pad
+    u32 size                 # of the access; FRAG_EDGE: the instruction's index
 
 cdef struct Translator:      # one for the VM
     CodeMem* mem

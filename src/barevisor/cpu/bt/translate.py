@@ -216,7 +216,7 @@ def _edge(w: cython.pointer(Work), frag: cython.pointer(Fragment)) -> cython.voi
     if frag.save:
         save_flags(w.a)
     if 0 <= frag.target < 4096:
-        write_exit(w, frag.size, frag.target, frag.backward)
+        write_exit(w, frag.size, frag.target, False)
     else:
         write_cross(w, frag.size, frag.target)
 
