@@ -16,7 +16,7 @@ from barevisor.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from barevisor.cpu.bt.tier import TranslatorOwner
 
-CODE_BYTES = 32 << 20
+CODE_BYTES = 96 << 20
 """Host code of one VM's translations; when it is full all of it is dropped."""
 RUNS = 12
 """How often a block runs before it is translated: less makes a boot translate what runs once."""

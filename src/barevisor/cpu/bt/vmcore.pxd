@@ -4,7 +4,7 @@ from barevisor.cpu.bt.codemem cimport CodeMemory
 
 cdef enum:
     PAGE_BYTES = 4096
-    VM_ARENA = 48 << 20      # Blocks and Ops; reserved, touched as it fills
+    VM_ARENA = 128 << 20     # Blocks and Ops; reserved, touched as it fills
 
 cdef class VmCore:
     cdef Vm* vm
