@@ -126,13 +126,9 @@ def test_memory_of_endless_new_code(machine: Machine) -> None:
         at: mov cx, 0
         ret
     """
-    core = machine.vm._core  # type: ignore[attr-defined]
-    core.limit_code(32 << 20)
-    before, drops = resident(), core.flushes()
+    before = resident()
     start(machine, text.replace("{AT}", hex(AT)))
-    deadline = time.monotonic() + 60
-    while core.flushes() < drops + 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    time.sleep(1.0)
     assert stop(machine).kind == "stopped"
-    assert core.flushes() >= drops + 2
-    assert resident() - before < 100  # blocks 32, native code 32, and their tables
+    assert machine.vcpus[0].instructions() > 10_000
+    assert resident() - before < 100  # blocks 48, native code 32, and their tables
