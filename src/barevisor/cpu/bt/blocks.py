@@ -19,6 +19,7 @@ from cython.cimports.barevisor.cpu.bt.access import *
 from cython.cimports.barevisor.cpu.bt.bind import bind_block, bind_bytes
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMem, code_reset
 from cython.cimports.barevisor.cpu.bt.codepages import (
+    arena_full,
     block_hash,
     find_slot,
     unhash,
@@ -168,6 +169,7 @@ def _build_locked(
     if old != cython.NULL:
         # A crossing block whose bytes changed; it stays in its page's list until that is dropped.
         unhash(vm, old)
+        vm.dead_bytes += old.bytes
     block = lookup_block(vm, start.host, start.mode)
     if block != cython.NULL and not block.crosses:
         out[0] = block
@@ -301,7 +303,7 @@ def _finish_block(
     page: u64 = (start.gpa - slot.gpa) >> 12
     block: cython.pointer(Block)
     need: u64 = cython.sizeof(Block) + bind_bytes(count, start.mode)
-    if vm.arena_used + need > vm.arena_size:
+    if arena_full(vm, need):
         cpu.exit_reason = EXIT_CACHE_FULL
         return ST_EXIT
     block = cython.cast(cython.pointer(Block), vm.arena + vm.arena_used)
@@ -311,6 +313,7 @@ def _finish_block(
     block.gpa = start.gpa
     block.mode = start.mode
     block.size = size if size else 1
+    block.bytes = cython.cast(u32, need)
     block.count = count + (1 if result else 0)
     block.valid = 1
     if raw != cython.NULL:
@@ -344,6 +347,7 @@ def drop_code(vm: cython.pointer(Vm)) -> cython.void:
         memset(slot.code_numbers, 0, (slot.size >> 12) * cython.sizeof(u32))
         memset(slot.page_blocks, 0, (slot.size >> 12) * cython.sizeof(cython.p_void))
     vm.arena_used = 0
+    vm.dead_bytes = 0
     vm.nblocks = 0
     vm.flushes += 1
     code_reset(cython.cast(cython.pointer(CodeMem), vm.code))

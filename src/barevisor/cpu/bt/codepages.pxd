@@ -19,6 +19,11 @@ cdef inline Slot* find_slot(Vm* vm, u64 gpa) noexcept nogil:
     return NULL
 
 
+cdef inline bint arena_full(Vm* vm, u64 need) noexcept nogil:
+    """No room for `need` bytes of blocks, or a quarter of it is taken by dead ones."""
+    return vm.arena_used + need > vm.arena_size or vm.dead_bytes > vm.arena_size >> 2
+
+
 # Any thread, after a store to [gpa, gpa+size): blocks made from it are stale. 1 if any was dropped.
 # `cpu` as in vm_lock.
 cdef int code_written(Vm* vm, Cpu* cpu, u64 gpa, u64 size) noexcept nogil

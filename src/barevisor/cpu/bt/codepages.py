@@ -60,6 +60,7 @@ def kill_range(vm, slot, page, start, end):
     while block != cython.NULL:
         if block.gpa < end and start < block.gpa + block.size:
             block.valid = 0
+            vm.dead_bytes += block.bytes
             if block.mode & MODE_TRACE:
                 evict_trace(vm, block)
             else:

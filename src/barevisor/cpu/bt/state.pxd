@@ -277,7 +277,7 @@ cdef struct Block:
     u32 flags                # of a translation: TRACE_*
     u32 dead                 # ... offset in code memory of where its ways in go once it is dropped
     u32 page                 # ... Slot.code_numbers of its page
-    u32 pad
+    u32 bytes                # of memory, host code included: free only when all code is dropped
 
 cdef struct Slot:            # guest-physical memory backed by host memory
     u64 gpa
@@ -382,6 +382,7 @@ cdef struct Vm:
     u8* arena                # Blocks and Ops are cut from here; full -> drop everything
     u64 arena_size
     u64 arena_used
+    u64 dead_bytes           # of dead blocks and translations: at a quarter of the arena all is dropped
     void* code               # CodeMem*: where thunks live
     u64 tsc_offset           # guest TSC = host TSC + offset
     u64 tsc_khz

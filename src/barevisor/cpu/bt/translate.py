@@ -25,7 +25,7 @@ from cython.cimports.barevisor.cpu.bt.branches import (
     write_ret,
 )
 from cython.cimports.barevisor.cpu.bt.codemem import code_add
-from cython.cimports.barevisor.cpu.bt.codepages import find_slot
+from cython.cimports.barevisor.cpu.bt.codepages import arena_full, find_slot
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.fields import *
 from cython.cimports.barevisor.cpu.bt.moves import (
@@ -379,6 +379,7 @@ def _keep(w: cython.pointer(Work)) -> cython.int:
         site.slow = at + placed(w.a, site.slow)
         site.patch = at + placed(w.a, site.patch)
     trace.sites = tr.count - trace.first_site
+    trace.bytes = cython.sizeof(Block) + w.a.size
     trace.dead = at + placed(w.a, trace.dead)
     trace.page_next = slot.page_blocks[page]
     slot.page_blocks[page] = trace
@@ -410,7 +411,7 @@ def translate_block(cpu, head):
     status: cython.int
     began: u64 = host_tsc()
     if (
-        vm.arena_used + cython.sizeof(Block) > vm.arena_size
+        arena_full(vm, cython.sizeof(Block))
         or tr.indexed >= MAX_TRACES
         or tr.count + 4096 > tr.limit
         or tr.pages + 1 >= MAX_CODE_PAGES
