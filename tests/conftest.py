@@ -139,7 +139,8 @@ class InNest:
             return pytest.TestReport(
                 item.nodeid, item.location, {}, "skipped", place, "setup", [], 0
             )
-        text = "the nest ended without this test's report\n" + self._nest.finish().output[-4000:]
+        result = self._nest.finish()
+        text = f"the nest ended without this test's report: {result.end}\n{result.output[-4000:]}"
         return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call", [], 0)
 
     def pytest_sessionfinish(self) -> None:

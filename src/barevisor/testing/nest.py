@@ -147,11 +147,13 @@ def initramfs(kernel: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`code` is the command's exit code; None when the outer guest did not get that far."""
+    """`code` is the command's exit code; None when the outer guest did not get that far. `end`
+    says how long the nest lived and how QEMU ended."""
 
     code: int | None
     output: str
     seconds: float
+    end: str
 
 
 class Nest:
@@ -264,16 +266,19 @@ class Nest:
     def finish(self) -> Result:
         """Wait for the end; the console's output up to it. After its time the nest is killed."""
         try:
-            self._process.wait(max(0.0, self._deadline - time.monotonic()))
+            status = self._process.wait(max(0.0, self._deadline - time.monotonic()))
+            end = f"QEMU's exit status {status}"
         except subprocess.TimeoutExpired:
             self._process.kill()
+            end = "its time was up"
         text = self._text("console")
         found = re.search(rf"^{MARK}(\d+)$", text, re.MULTILINE)
         output = text[: found.start()] if found else text
         code = int(found[1]) if found else None
         if code is None and self._process.stderr is not None:
             output += self._process.stderr.read().decode(errors="replace")
-        return Result(code, output, time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        return Result(code, output, seconds, f"{end}, after {seconds:.0f} s")
 
     def close(self) -> None:
         """Kill what still runs, and remove its files. Idempotent."""
