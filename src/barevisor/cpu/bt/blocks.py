@@ -27,6 +27,7 @@ from cython.cimports.barevisor.cpu.bt.codepages import (
 )
 from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
 from cython.cimports.barevisor.cpu.bt.evict import evict_all
+from cython.cimports.barevisor.cpu.bt.registers import set_fault
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     resume_others,
     stop_others,
@@ -111,9 +112,7 @@ def find_or_build(
     if cpu.mode & MODE_LEGACY:
         start.va = cython.cast(u32, start.va)
         if cpu.rip > cpu.segs[SEG_CS].limit:
-            cpu.fault_vector = EXC_GP
-            cpu.fault_error = 0
-            return ST_FAULT
+            return set_fault(cpu, EXC_GP, 0)
     status = fetch_code(cpu, start.va, cython.address(start.host), cython.address(start.gpa))
     if status:
         return status

@@ -18,6 +18,7 @@ from cython.cimports.barevisor.cpu.bt.paging import (
     probe_write,
     translate,
 )
+from cython.cimports.barevisor.cpu.bt.registers import *
 from cython.cimports.barevisor.cpu.bt.safepoint import vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import STOP_ON_READ, STOP_ON_WRITE, watch_access
@@ -25,7 +26,6 @@ from cython.cimports.barevisor.cpu.bt.tlb import prime_write, tlb_fill
 from cython.cimports.barevisor.cpu.bt.trace import Translator
 from cython.cimports.libc.string import memcpy
 
-EFER_LMA: u64 = cython.declare(u64, 1 << 10)
 PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
@@ -163,9 +163,7 @@ def _misaligned(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cytho
     CPL 3 (then mode.py leaves the fast path without a TLB); system accesses are exempt."""
     if idx != MMU_USER or not (size == 2 or size == 4 or size == 8) or not va & (size - 1):
         return 0
-    cpu.fault_vector = EXC_AC
-    cpu.fault_error = 0
-    return 1
+    return set_fault(cpu, EXC_AC, 0)
 
 
 @cython.cfunc
@@ -270,11 +268,7 @@ def set_system(cpu: cython.pointer(Cpu), va: u64, bits: u8) -> cython.int:
 def stack_fault(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
     """SDM, "Canonical Addressing": stack references raise #SS(0). What is loaded from there may be
     refused too (a selector), with a #GP of its own. No operand is as long as a page."""
-    last: u64 = va + PAGE - 1
-    if (
-        cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va
-        or cython.cast(u64, cython.cast(i64, last << 16) >> 16) != last
-    ):
+    if not canonical(va) or not canonical(va + PAGE - 1):
         cpu.fault_vector = EXC_SS
 
 
@@ -301,8 +295,4 @@ def check_segment(
             bad = (attr & 0x0A) != 0x02  # code, or data that is not writable
         else:
             bad = (attr & 0x0A) == 0x08  # execute-only code
-    if not bad:
-        return 0
-    cpu.fault_vector = EXC_SS if seg == SEG_SS else EXC_GP
-    cpu.fault_error = 0
-    return ST_FAULT
+    return set_fault(cpu, EXC_SS if seg == SEG_SS else EXC_GP, 0) if bad else 0

@@ -54,7 +54,6 @@ ctypedef enum Check:
 
 cdef u64* field(Cpu* cpu, u32 index, Check* check) noexcept nogil
 cdef int mtrr_fixed_number(u32 index) noexcept nogil
-cdef int is_canonical(u64 value) noexcept nogil
 cdef int valid_types(u64 value, u32 allowed) noexcept nogil
 cdef int valid(u64 value, Check check) noexcept nogil
 cdef int write_mtrr_variable(Cpu* cpu, u32 index, u64 value) noexcept nogil

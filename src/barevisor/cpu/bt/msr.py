@@ -15,6 +15,7 @@ from cython.cimports.barevisor.cpu.bt.apic import (
 )
 from cython.cimports.barevisor.cpu.bt.clock import clock_write_system_time, clock_write_wall
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
+from cython.cimports.barevisor.cpu.bt.registers import *
 from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
 from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc
 
@@ -37,11 +38,6 @@ FAST_STRINGS = cython.declare("u64", 1)
 NO_BTS_NO_PEBS = cython.declare("u64", 0x1800)
 # Fast strings, thermal control, SpeedStep, MONITOR, CPUID limit, xTPR, XD: kept, without effect.
 MISC_WRITABLE = cython.declare("u64", 0x4_00C5_0009)
-CR0_PG = cython.declare("u64", 0x80000000)
-CR4_PKS = cython.declare("u64", 1 << 24)
-EFER_LMA = cython.declare("u64", 0x400)
-EFER_LME = cython.declare("u64", 0x100)
-EFER_NXE = cython.declare("u64", 0x800)
 
 
 def msr_reset(cpu):
@@ -123,11 +119,6 @@ def field(cpu, index, check):
 # ---- what a value must be --------------------------------------------------------------------
 
 
-def is_canonical(value):
-    """SDM, "Canonical Addressing", 48 bits."""
-    return cython.cast(u64, cython.cast(i64, value << 16) >> 16) == value
-
-
 def valid_types(value, allowed):
     """Eight memory types, one a byte; `allowed` has a bit for each."""
     i: cython.int
@@ -143,7 +134,7 @@ def valid(value, check):
     if check == ANY:
         return 1
     if check == CANONICAL:
-        return is_canonical(value)
+        return canonical(value)
     if check == LOW_32:
         return value >> 32 == 0
     if check == TYPES_PAT:
@@ -265,7 +256,7 @@ def write_kvm(cpu, index, value):
 
 
 def write_base(cpu, segment, value):
-    if not is_canonical(value):
+    if not canonical(value):
         return 1
     cpu.segs[segment].base = value
     cpu.segbase[segment] = value

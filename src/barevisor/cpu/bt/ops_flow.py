@@ -7,8 +7,9 @@ linear addresses at which its page is mapped.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.arch import canonical, check_operand, read_rm, write_reg
+from cython.cimports.barevisor.cpu.bt.arch import check_operand, read_rm, write_reg
 from cython.cimports.barevisor.cpu.bt.blocks import *
+from cython.cimports.barevisor.cpu.bt.registers import canonical
 from cython.cimports.barevisor.cpu.bt.stack import (
     Stack,
     push_items,

@@ -7,19 +7,9 @@ computes, nothing outside its RAM can be named.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot
+from cython.cimports.barevisor.cpu.bt.registers import *
 from cython.cimports.barevisor.cpu.bt.state import *
 
-CR0_WP: u64 = cython.declare(u64, 1 << 16)
-CR0_PG: u64 = cython.declare(u64, 1 << 31)
-CR4_PSE: u64 = cython.declare(u64, 1 << 4)
-CR4_PAE: u64 = cython.declare(u64, 1 << 5)
-CR4_PGE: u64 = cython.declare(u64, 1 << 7)
-CR4_SMEP: u64 = cython.declare(u64, 1 << 20)
-CR4_SMAP: u64 = cython.declare(u64, 1 << 21)
-CR4_PKE: u64 = cython.declare(u64, 1 << 22)
-CR4_PKS: u64 = cython.declare(u64, 1 << 24)
-EFER_LMA: u64 = cython.declare(u64, 1 << 10)
-EFER_NXE: u64 = cython.declare(u64, 1 << 11)
 PTE_NX: u64 = cython.declare(u64, 1 << 63)
 PTE_ADDR: u64 = cython.declare(u64, 0x000FFFFFFFFFF000)
 PTE_IGNORED: u64 = cython.declare(u64, 0x7FF0000000000000)
@@ -43,10 +33,8 @@ def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: 
         (cpu.efer & EFER_NXE and cpu.cr4 & CR4_PAE) or cpu.cr4 & CR4_SMEP
     ):
         error |= 16
-    cpu.fault_vector = EXC_PF
-    cpu.fault_error = error
     cpu.fault_address = va
-    return ST_FAULT
+    return set_fault(cpu, EXC_PF, error)
 
 
 @cython.cfunc
@@ -160,10 +148,8 @@ def _root(cpu: cython.pointer(Cpu), va: u64, at: cython.pointer(Level)) -> cytho
     if not (cpu.efer & EFER_NXE):
         at.reserved |= PTE_NX
     if cpu.efer & EFER_LMA:
-        if cython.cast(u64, cython.cast(i64, va << 16) >> 16) != va:
-            cpu.fault_vector = EXC_GP
-            cpu.fault_error = 0
-            return ST_FAULT
+        if not canonical(va):
+            return set_fault(cpu, EXC_GP, 0)
         at.level = 4
         at.table = cpu.cr3 & PTE_ADDR
     elif cpu.cr4 & CR4_PAE:

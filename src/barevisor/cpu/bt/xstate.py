@@ -12,7 +12,6 @@ from cython.cimports.libc.string import memcpy, memset
 
 from barevisor.cpu.x86.instructions import FEATURES
 
-CR4_OSXSAVE_BIT: u64 = cython.declare(u64, 1 << 18)
 COMPACT_BIT: u64 = cython.declare(u64, 1 << 63)
 HAS_AVX: u64 = cython.declare(u64, 1 << FEATURES.index("avx"))
 HAS_XSAVEC: u64 = cython.declare(u64, 1 << FEATURES.index("xsavec"))
@@ -161,7 +160,7 @@ def requested(cpu):
 
 def refuse_xsave(cpu, op, va, how):
     """The checks that all XSAVE and XRSTOR instructions make first: a fault's status, or 0."""
-    if not cpu.cr4 & CR4_OSXSAVE_BIT:
+    if not cpu.cr4 & CR4_OSXSAVE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if cpu.cr0 & CR0_TS:
         return fault(cpu, op, EXC_NM, NO_ERROR)
@@ -338,7 +337,7 @@ def h_xrstors(cpu, op):
 def h_xgetbv(cpu, op):
     """SDM, XGETBV: XCR0, or with ECX = 1 the components of it in use."""
     value: u64 = cpu.xcr0
-    if not cpu.cr4 & CR4_OSXSAVE_BIT:
+    if not cpu.cr4 & CR4_OSXSAVE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if cast(u32, cpu.regs[1]) == 1 and features_of(cpu) & HAS_XSAVEC:
         fpu_pull(cpu)
@@ -364,7 +363,7 @@ def h_xsetbv(cpu, op):
     value: u64 = cast(u32, cpu.regs[2])
     allowed: u64 = XCR0_KNOWN if features_of(cpu) & HAS_AVX else XCR0_X87 | XCR0_SSE
     value = value << 32 | cast(u32, cpu.regs[0])
-    if not cpu.cr4 & CR4_OSXSAVE_BIT:
+    if not cpu.cr4 & CR4_OSXSAVE:
         return fault(cpu, op, EXC_UD, NO_ERROR)
     if (
         cpu.cpl != 0
