@@ -44,20 +44,14 @@ from cython.cimports.libc.string import memcmp, memcpy, memset
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def lookup_block(vm: cython.pointer(Vm), host: u64, mode: u32) -> cython.pointer(Block):
+def lookup_block(vm, host, mode):
     block: cython.pointer(Block) = acquire(cython.address(vm.hash[block_hash(host)]), ACQUIRE)
     while block != cython.NULL and (block.host != host or block.mode != mode):
         block = block.hash_next
     return block
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def go(cpu: cython.pointer(Cpu), target: u64) -> cython.int:
+def go(cpu, target):
     """Run the block at `target` if this branch was looked up before; else look it up."""
     place: u64 = (target ^ (target >> 11)) & (JUMP_SIZE - 1)
     jump: cython.pointer(Jump) = cython.address(cpu.jumps[place])
@@ -97,12 +91,7 @@ def _go_slow(cpu: cython.pointer(Cpu), target: u64, jump: cython.pointer(Jump)) 
     return block.ops[0].handler(cpu, block.ops)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def find_or_build(
-    cpu: cython.pointer(Cpu), mode: u32, out: cython.pointer(cython.pointer(Block))
-) -> cython.int:
+def find_or_build(cpu, mode, out):
     """The block at cpu.rip: 0, ST_FAULT (the fetch faults) or ST_EXIT (code outside RAM)."""
     start: Start
     status: cython.int
@@ -331,10 +320,7 @@ def _finish_block(
     return 0
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def drop_code(vm: cython.pointer(Vm)) -> cython.void:
+def drop_code(vm):
     """See blocks.pxd."""
     i: cython.uint
     slot: cython.pointer(Slot)

@@ -10,10 +10,7 @@ from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.string import memset
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def put8(code: cython.pointer(Code), value: u32) -> cython.void:
+def put8(code, value):
     """One byte."""
     if code.size >= CODE_ROOM:
         code.overflow = 1
@@ -22,10 +19,7 @@ def put8(code: cython.pointer(Code), value: u32) -> cython.void:
     code.size += 1
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def put32(code: cython.pointer(Code), value: u32) -> cython.void:
+def put32(code, value):
     """Four bytes, little-endian."""
     put8(code, value)
     put8(code, value >> 8)
@@ -46,30 +40,21 @@ def _modrm_cpu(code: cython.pointer(Code), reg: u32, disp: u32) -> cython.void:
         put32(code, disp)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load64(code: cython.pointer(Code), reg: u32, disp: u32) -> cython.void:
+def load64(code, reg, disp):
     """mov r64, [rdi+disp]"""
     put8(code, 0x48 | (reg >> 3) << 2)
     put8(code, 0x8B)
     _modrm_cpu(code, reg, disp)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store64(code: cython.pointer(Code), reg: u32, disp: u32) -> cython.void:
+def store64(code, reg, disp):
     """mov [rdi+disp], r64"""
     put8(code, 0x48 | (reg >> 3) << 2)
     put8(code, 0x89)
     _modrm_cpu(code, reg, disp)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load8(code: cython.pointer(Code), reg: u32, disp: u32) -> cython.void:
+def load8(code, reg, disp):
     """movzx r32, byte [rdi+disp]"""
     put8(code, 0x40 | (reg >> 3) << 2)
     put8(code, 0x0F)
@@ -77,10 +62,7 @@ def load8(code: cython.pointer(Code), reg: u32, disp: u32) -> cython.void:
     _modrm_cpu(code, reg, disp)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store8(code: cython.pointer(Code), reg: u32, disp: u32) -> cython.void:
+def store8(code, reg, disp):
     """mov [rdi+disp], r8 (a REX prefix always, so that 4..7 are SPL..DIL)"""
     put8(code, 0x40 | (reg >> 3) << 2)
     put8(code, 0x88)
@@ -102,26 +84,17 @@ def _vec(code: cython.pointer(Code), opcode: u32, reg: u32, disp: u32, vex: u32)
     _modrm_cpu(code, reg, disp)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load_vec(code: cython.pointer(Code), reg: u32, disp: u32, vex: u32) -> cython.void:
+def load_vec(code, reg, disp, vex):
     """(v)movups reg, [rdi+disp]"""
     _vec(code, 0x10, reg, disp, vex)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store_vec(code: cython.pointer(Code), reg: u32, disp: u32, vex: u32) -> cython.void:
+def store_vec(code, reg, disp, vex):
     """(v)movups [rdi+disp], reg"""
     _vec(code, 0x11, reg, disp, vex)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def restore_flags(code: cython.pointer(Code), disp: u32) -> cython.void:
+def restore_flags(code, disp):
     """mov eax, [rdi+disp]; add al, 0x7f; sahf. Uses rax.
 
     AL is 0 or 1 (SETO's image): the addition overflows just when it was 1; SAHF sets the rest.
@@ -133,10 +106,7 @@ def restore_flags(code: cython.pointer(Code), disp: u32) -> cython.void:
     put8(code, 0x9E)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def save_flags(code: cython.pointer(Code), disp: u32) -> cython.void:
+def save_flags(code, disp):
     """lahf; seto al; movzx eax, ax; mov [rdi+disp], eax. Uses rax.
 
     All 32 bits are stored: a later 32-bit load of a 16-bit store could not be forwarded.
@@ -152,10 +122,7 @@ def save_flags(code: cython.pointer(Code), disp: u32) -> cython.void:
     _modrm_cpu(code, RAX, disp)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def form_prefixes(form: cython.pointer(Form), rex: u32, out: cython.pointer(u8)) -> u32:
+def form_prefixes(form, rex, out):
     """See emit.pxd."""
     n: u32 = 0
     rex |= form.w << 3
@@ -199,10 +166,7 @@ def _vex_prefix(form: cython.pointer(Form), rex: u32, out: cython.pointer(u8)) -
     return 3
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def put_form(code: cython.pointer(Code), form: cython.pointer(Form)) -> cython.void:
+def put_form(code, form):
     """The instruction. `rm` of a memory form must not be 4, 5, 12 or 13 (they mean more)."""
     i: u32
     rex: u32 = 0

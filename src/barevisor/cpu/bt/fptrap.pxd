@@ -2,7 +2,7 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.access cimport *
-from barevisor.cpu.bt.decode cimport RowFacts, facts, UNIT_X87, UNIT_MMX
+from barevisor.cpu.bt.decode cimport facts, UNIT_X87, UNIT_MMX
 from barevisor.cpu.bt.fpstate cimport *
 from barevisor.cpu.bt.fpu cimport pending
 from barevisor.cpu.bt.native cimport fnstsw

@@ -1,7 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
 from barevisor.cpu.bt.mmu cimport load_system, store_slow, load_slow
-from barevisor.cpu.bt.paging cimport probe_write
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.segments cimport *
 from barevisor.cpu.bt.stack cimport *

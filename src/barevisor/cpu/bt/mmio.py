@@ -11,15 +11,10 @@ from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.string import memcpy, memset
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mmio_load(cpu: cython.pointer(Cpu), gpa: u64, size: u32, out: cython.pointer(u8)) -> cython.int:
+def mmio_load(cpu, gpa, size, out):
     """A read outside RAM in pieces of at most 8 bytes: from the APIC, answered, or an exit."""
-    i: cython.uint
     piece: u32
     value: u32
-    found: cython.int
     while size:
         piece = 8 if size > 8 else size
         if apic_mmio_hit(cpu, gpa):
@@ -30,18 +25,11 @@ def mmio_load(cpu: cython.pointer(Cpu), gpa: u64, size: u32, out: cython.pointer
                 cython.cast(cython.pointer(u8), cython.address(value)),
                 4 if piece > 4 else piece,
             )
-        else:
-            found = 0
-            for i in range(cpu.mmio_n):
-                if cpu.mmio_done[i].gpa == gpa and cpu.mmio_done[i].size == piece:
-                    memcpy(out, cython.address(cpu.mmio_done[i].value), piece)
-                    found = 1
-                    break
-            if not found:
-                cpu.exit_reason = EXIT_MMIO_READ
-                cpu.exit_gpa = gpa
-                cpu.exit_size = piece
-                return ST_EXIT
+        elif not _answered(cpu, gpa, piece, out):
+            cpu.exit_reason = EXIT_MMIO_READ
+            cpu.exit_gpa = gpa
+            cpu.exit_size = piece
+            return ST_EXIT
         gpa += piece
         out += piece
         size -= piece
@@ -51,9 +39,19 @@ def mmio_load(cpu: cython.pointer(Cpu), gpa: u64, size: u32, out: cython.pointer
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def mmio_store(
-    cpu: cython.pointer(Cpu), gpa: u64, size: u32, data: cython.pointer(u8)
-) -> cython.int:
+def _answered(
+    cpu: cython.pointer(Cpu), gpa: u64, size: u32, out: cython.pointer(u8)
+) -> cython.bint:
+    """Did an earlier attempt of this instruction get the answer?"""
+    i: cython.uint
+    for i in range(cpu.mmio_n):
+        if cpu.mmio_done[i].gpa == gpa and cpu.mmio_done[i].size == size:
+            memcpy(out, cython.address(cpu.mmio_done[i].value), size)
+            return True
+    return False
+
+
+def mmio_store(cpu, gpa, size, data):
     """A store outside RAM (or to read-only memory): the APIC takes it, or it is an exit."""
     value: u32 = 0
     if apic_mmio_hit(cpu, gpa):
@@ -112,12 +110,7 @@ def _mmio_store_more(
     return ST_BREAK
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def internal_error(
-    cpu: cython.pointer(Cpu), reason: cython.pointer(cython.const[cython.char]), gpa: u64
-) -> cython.void:
+def internal_error(cpu, reason, gpa):
     """EXIT_INTERNAL: the text in exit_data, an address in exit_gpa."""
     i: cython.uint
     memset(cython.address(cpu.exit_data[0]), 0, 64)

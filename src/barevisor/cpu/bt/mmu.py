@@ -30,12 +30,7 @@ PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load_slow(
-    cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void, idx: u32
-) -> cython.int:
+def load_slow(cpu, va, size, out, idx):
     """Any load, also across a page boundary. 0, ST_FAULT, or ST_EXIT (MMIO: restart)."""
     status: cython.int
     first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
@@ -50,12 +45,7 @@ def load_slow(
     return _load_page(cpu, _next_page(cpu, va), size - first, target + first, idx)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store_slow(
-    cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.p_void, idx: u32
-) -> cython.int:
+def store_slow(cpu, va, size, data, idx):
     """Any store; both pages are checked before either is written. 0, ST_FAULT or ST_BREAK."""
     status: cython.int
     first: u32 = cython.cast(u32, 4096 - (va & 0xFFF))
@@ -70,10 +60,7 @@ def store_slow(
     return status | _store_page(cpu, _next_page(cpu, va), size - first, source + first, idx)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def hold(cpu: cython.pointer(Cpu), va: u64, size: u32) -> cython.pointer(u8):
+def hold(cpu, va, size):
     """See mmu.pxd."""
     gpa: u64 = 0
     slot: cython.pointer(Slot)
@@ -221,28 +208,19 @@ def _note_store(vm: cython.pointer(Vm), host: u64, size: u32) -> cython.void:
     log.count += 1
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def load_system(cpu: cython.pointer(Cpu), va: u64, size: u32, out: cython.p_void) -> cython.int:
+def load_system(cpu, va, size, out):
     """A descriptor table, TSS or gate: a supervisor access whatever the CPL (SDM, "Paging":
     implicit supervisor-mode accesses; RFLAGS.AC does not relax SMAP for them)."""
     return load_slow(cpu, va, size, out, MMU_SUPERVISOR)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def store_system(cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.p_void) -> cython.int:
+def store_system(cpu, va, size, data):
     """The same for a store (TSS state, pushed frames of an inner level)."""
     status: cython.int = store_slow(cpu, va, size, data, MMU_SUPERVISOR)
     return 0 if status == ST_BREAK else status
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def set_system(cpu: cython.pointer(Cpu), va: u64, bits: u8) -> cython.int:
+def set_system(cpu, va, bits):
     """See mmu.pxd."""
     byte: u8 = 0
     status: cython.int = 0
@@ -262,22 +240,14 @@ def set_system(cpu: cython.pointer(Cpu), va: u64, bits: u8) -> cython.int:
     return status if status else store_system(cpu, va, 1, cython.address(byte))
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def stack_fault(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+def stack_fault(cpu, va):
     """SDM, "Canonical Addressing": stack references raise #SS(0). What is loaded from there may be
     refused too (a selector), with a #GP of its own. No operand is as long as a page."""
     if not canonical(va) or not canonical(va + PAGE - 1):
         cpu.fault_vector = EXC_SS
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def check_segment(
-    cpu: cython.pointer(Cpu), seg: u32, offset: u64, size: u32, write: u32
-) -> cython.int:
+def check_segment(cpu, seg, offset, size, write):
     """SDM, "Limit Checking" and "Type Checking" for a data access outside 64-bit mode."""
     last: u64 = offset + size - 1
     top: u64

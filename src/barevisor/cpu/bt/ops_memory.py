@@ -39,10 +39,7 @@ def mem_write(cpu, op):
     return write_thunk(cpu, op, linear(cpu, op))
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mem_read_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def mem_read_slow(cpu, op):
     """A miss, a page crossing, MMIO, or an operand that must be aligned."""
     status: cython.int
     va: u64 = linear(cpu, op)
@@ -55,10 +52,7 @@ def mem_read_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.in
     return next_op(cpu, op) if status == 0 else status
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def mem_write_slow(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
+def mem_write_slow(cpu, op):
     """The same for a store: in place if the page can be entered, in place and alone on a page with
     code, else through the bounce buffer."""
     status: cython.int

@@ -76,12 +76,7 @@ def _set_bits(host: u64, entry: u64, bits: u64, wide: u32) -> cython.bint:
     )
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def page_walk(
-    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, out: cython.pointer(Walk)
-) -> cython.int:
+def page_walk(cpu, va, access, idx, out):
     """0 and `out`, or ST_FAULT with cpu.fault_* set."""
     status: cython.int = WALK_AGAIN
     # Each turn but the last means that another CPU of the guest has just written an entry.
@@ -270,10 +265,7 @@ def _key_denied(
     return 0
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def pdptes_valid(cpu: cython.pointer(Cpu), cr3: u64) -> cython.int:
+def pdptes_valid(cpu, cr3):
     """SDM, "PDPTE Registers": loading CR3 in PAE mode checks the four entries there."""
     n: u32
     host: u64 = 0
@@ -288,12 +280,7 @@ def pdptes_valid(cpu: cython.pointer(Cpu), cr3: u64) -> cython.int:
     return 1
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def translate(
-    cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, gpa: cython.pointer(u64)
-) -> cython.int:
+def translate(cpu, va, access, idx, gpa):
     """Guest-physical address of linear `va` for this access. 0 or ST_FAULT."""
     walk: Walk
     status: cython.int = page_walk(cpu, va, access, idx, cython.address(walk))
@@ -301,10 +288,7 @@ def translate(
     return status
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def probe_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+def probe_write(cpu, va, size, idx):
     """Would a store to [va, va+size) fault? Nothing is written (accessed and dirty bits are)."""
     walk: Walk
     last: u64 = va + size - 1

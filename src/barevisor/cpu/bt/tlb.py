@@ -29,10 +29,7 @@ PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def tlb_flush(cpu: cython.pointer(Cpu), keep_global: cython.int) -> cython.void:
+def tlb_flush(cpu, keep_global):
     """Forget all translations, or all but those of global pages."""
     idx: cython.uint
     memset(cpu.large_pages, 0, 128 if keep_global else 256)
@@ -91,10 +88,7 @@ def forget_jumps(cpu: cython.pointer(Cpu), half: u64) -> cython.void:
     cpu.stamps[half] += 0x10000
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def tlb_flush_page(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+def tlb_flush_page(cpu, va):
     """Forget one page's translations, global or not; all of it, where it was a larger page, even
     if the page tables do not say so any more (SDM, INVLPG)."""
     idx: cython.uint
@@ -147,16 +141,7 @@ def _tlb_gpa(cpu: cython.pointer(Cpu), va: u64, walk: cython.pointer(Walk)) -> u
     return (walk.gpa & PAGE_MASK) | walk.global_page | 2
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def tlb_fill(
-    cpu: cython.pointer(Cpu),
-    va: u64,
-    idx: u32,
-    walk: cython.pointer(Walk),
-    slot: cython.pointer(Slot),
-) -> cython.void:
+def tlb_fill(cpu, va, idx, walk, slot):
     """Enter a page into the data TLB, unless a data breakpoint or a watchpoint lies in it."""
     page: u64 = va & PAGE_MASK
     number: u64 = (walk.gpa - slot.gpa) >> 12
@@ -204,12 +189,7 @@ def _break_page(cpu: cython.pointer(Cpu), page: u64) -> cython.int:
     return 0
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def fetch(
-    cpu: cython.pointer(Cpu), va: u64, host: cython.pointer(u64), gpa: cython.pointer(u64)
-) -> cython.int:
+def fetch(cpu, va, host, gpa):
     """Find the code byte at linear `va` and enter its page into the code TLB."""
     walk: Walk
     slot: cython.pointer(Slot)
@@ -238,11 +218,10 @@ def fetch(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def prime_read(cpu: cython.pointer(Cpu), va: u64, idx: u32) -> cython.int:
-    """Enter the page of `va` into the TLB, if loads from it may be direct. 0 or ST_FAULT"""
+def _prime(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32) -> cython.int:
     walk: Walk
     slot: cython.pointer(Slot)
-    if page_walk(cpu, va, ACCESS_READ, idx, cython.address(walk)):
+    if page_walk(cpu, va, access, idx, cython.address(walk)):
         return ST_FAULT
     slot = find_slot(cpu.vm, walk.gpa)
     if slot != cython.NULL:
@@ -250,19 +229,14 @@ def prime_read(cpu: cython.pointer(Cpu), va: u64, idx: u32) -> cython.int:
     return 0
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def prime_write(cpu: cython.pointer(Cpu), va: u64, size: u32, idx: u32) -> cython.int:
+def prime_read(cpu, va, idx):
+    """Enter the page of `va` into the TLB, if loads from it may be direct."""
+    return _prime(cpu, va, ACCESS_READ, idx)
+
+
+def prime_write(cpu, va, size, idx):
     """Before a read-modify-write: fault now, or make the page writable through the TLB, so that
     a LOCKed instruction works on guest RAM itself and not on a copy."""
-    walk: Walk
-    slot: cython.pointer(Slot)
     if (va & 0xFFF) + size > PAGE:
         return probe_write(cpu, va, size, idx)
-    if page_walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
-        return ST_FAULT
-    slot = find_slot(cpu.vm, walk.gpa)
-    if slot != cython.NULL:
-        tlb_fill(cpu, va, idx, cython.address(walk), slot)
-    return 0
+    return _prime(cpu, va, ACCESS_WRITE, idx)
