@@ -9,7 +9,7 @@ import time
 
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import __sync_synchronize
-from cython.cimports.barevisor.cpu.bt.codepages import code_written, find_slot
+from cython.cimports.barevisor.cpu.bt.codepages import code_written, find_slot, host_at
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc, tsc_delta
 from cython.cimports.posix.time import CLOCK_REALTIME, clock_gettime, timespec
 
@@ -65,7 +65,7 @@ def guest_ram(vm, gpa, size):
     slot: cython.pointer(Slot) = find_slot(vm, gpa)
     if slot == cython.NULL or slot.readonly or size > slot.size - (gpa - slot.gpa):
         return cython.NULL
-    return cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+    return host_at(slot, gpa)
 
 
 def clock_scale(khz: int) -> tuple:

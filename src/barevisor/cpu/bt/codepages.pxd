@@ -19,6 +19,11 @@ cdef inline Slot* find_slot(Vm* vm, u64 gpa) noexcept nogil:
     return NULL
 
 
+cdef inline u8* host_at(Slot* slot, u64 gpa) noexcept nogil:
+    """Where guest-physical `gpa` lies in this process."""
+    return <u8*> (slot.host + (gpa - slot.gpa))
+
+
 cdef inline bint arena_full(Vm* vm, u64 need) noexcept nogil:
     """No room for `need` bytes of blocks, or a quarter of it is taken by dead ones."""
     return vm.arena_used + need > vm.arena_size or vm.dead_bytes > vm.arena_size >> 2

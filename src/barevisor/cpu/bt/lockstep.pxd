@@ -2,18 +2,23 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.trace cimport Translator
 from barevisor.cpu.bt.fpstate cimport fxrstor64, fxsave64
+from libc.string cimport memcpy
 
 cdef enum:
     LOG_STORES = 128
     LOG_BYTES = 64
 
-cdef struct StoreLog:        # what the interpreter stores in one trace
+cdef struct Store:           # one of the interpreter
+    u8* host
+    u32 size
+    u32 pad
+    u8 before[LOG_BYTES]
+    u8 after[LOG_BYTES]
+
+cdef struct StoreLog:        # what it stores in one trace
     u32 count
     u32 overflow             # more, or larger, than fits: the trace is not compared
-    u64 host[128]
-    u32 size[128]
-    u8 before[8192]
-    u8 after[8192]
+    Store stores[LOG_STORES]
 
 cdef struct Snapshot:        # what an instruction of a trace may change, memory apart
     u64 regs[16]
@@ -26,3 +31,18 @@ cdef struct Snapshot:        # what an instruction of a trace may change, memory
 # Run the block's instructions in the interpreter, undo them, run the translation, and compare.
 # ST_NEXT, what the interpreter ended with, or EXIT_INTERNAL with the difference.
 cdef int lockstep_run(Cpu* cpu, Block* trace) noexcept nogil
+
+cdef inline void note_store(Vm* vm, u8* host, u32 size) noexcept nogil:
+    """Before a store of the interpreter: where, and what was there."""
+    cdef Translator* tr = <Translator*> vm.translator
+    cdef StoreLog* log
+    if tr == NULL or not tr.logging:
+        return
+    log = <StoreLog*> tr.log
+    if log.count == LOG_STORES or size > LOG_BYTES:
+        log.overflow = 1
+        return
+    log.stores[log.count].host = host
+    log.stores[log.count].size = size
+    memcpy(&log.stores[log.count].before[0], host, size)
+    log.count += 1

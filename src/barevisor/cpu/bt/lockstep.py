@@ -91,50 +91,53 @@ def _interpret(cpu: cython.pointer(Cpu), trace: cython.pointer(Block)) -> cython
 @cython.exceptval(check=False)
 def _undo(log: cython.pointer(StoreLog)) -> cython.void:
     """Note what was stored and put back what was there, the last store first."""
-    n: u32
-    i: u32
-    for n in range(log.count):
-        i = log.count - 1 - n
-        memcpy(
-            cython.address(log.after[64 * i]), cython.cast(cython.p_void, log.host[i]), log.size[i]
-        )
-        memcpy(
-            cython.cast(cython.p_void, log.host[i]), cython.address(log.before[64 * i]), log.size[i]
-        )
+    n: u32 = log.count
+    store: cython.pointer(Store)
+    while n:
+        n -= 1
+        store = cython.address(log.stores[n])
+        memcpy(cython.address(store.after[0]), store.host, store.size)
+        memcpy(store.host, cython.address(store.before[0]), store.size)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _redo(log: cython.pointer(StoreLog), count: u32) -> cython.void:
+def _redo(log: cython.pointer(StoreLog)) -> cython.void:
     """The translation left in the middle, to be interrupted: the interpreter's outcome stands."""
     n: u32
-    for n in range(count):
-        memcpy(
-            cython.cast(cython.p_void, log.host[n]),
-            cython.address(log.after[64 * n]),
-            log.size[n],
-        )
+    store: cython.pointer(Store)
+    for n in range(log.count):
+        store = cython.address(log.stores[n])
+        memcpy(store.host, cython.address(store.after[0]), store.size)
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _memory_differs(log: cython.pointer(StoreLog), count: u32) -> cython.bint:
+def _memory_differs(log: cython.pointer(StoreLog)) -> cython.bint:
     """Is a byte that the interpreter stored last not what it stored?"""
     n: u32
-    i: u32
-    k: u32
     byte: u32
-    later: cython.bint
-    for n in range(count):
-        for byte in range(log.size[n]):
-            later = False
-            for k in range(n + 1, count):
-                later = later or log.host[n] + byte - log.host[k] < log.size[k]
-            i = 64 * n + byte
-            if not later and (cython.cast(cython.pointer(u8), log.host[n])[byte] != log.after[i]):
+    store: cython.pointer(Store)
+    for n in range(log.count):
+        store = cython.address(log.stores[n])
+        for byte in range(store.size):
+            if store.host[byte] != store.after[byte] and not _stored_later(log, n, byte):
                 return True
+    return False
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _stored_later(log: cython.pointer(StoreLog), n: u32, byte: u32) -> cython.bint:
+    """Does a store behind the nth write over this byte of it?"""
+    k: u32
+    at: u64 = cython.cast(u64, log.stores[n].host) + byte
+    for k in range(n + 1, log.count):
+        if at - cython.cast(u64, log.stores[k].host) < log.stores[k].size:
+            return True
     return False
 
 
@@ -168,7 +171,6 @@ def lockstep_run(cpu, trace):
     found: Snapshot
     flushes: u32 = cpu.vm.flushes
     status: cython.int
-    count: u32
     why: cython.pointer(cython.const[cython.char])
     cpu.rip = cpu.regs[REG_RIP]
     _save(cpu, cython.address(start))
@@ -187,13 +189,12 @@ def lockstep_run(cpu, trace):
     ):
         return status
     _save(cpu, cython.address(expected))
-    count = log.count
     _undo(log)
     _restore(cpu, cython.address(start))
     tr.early = 0
     status = enter_trace(cpu, trace)
     if tr.early and status == ST_NEXT and not cpu.exit_reason:
-        _redo(log, count)
+        _redo(log)
         _restore(cpu, cython.address(expected))
         return ST_NEXT
     _save(cpu, cython.address(found))
@@ -203,7 +204,7 @@ def lockstep_run(cpu, trace):
     )
     if status != ST_NEXT or cpu.exit_reason:
         why = b"lockstep: the translation alone left the guest"
-    elif why == cython.NULL and _memory_differs(log, count):
+    elif why == cython.NULL and _memory_differs(log):
         why = b"lockstep: stored bytes differ"
     if why != cython.NULL:
         internal_error(cpu, why, found.rip)

@@ -6,9 +6,9 @@ the TLBs tlb.py's, devices mmio.py's.
 """
 
 import cython
-from cython.cimports.barevisor.cpu.bt.codepages import find_slot, kill_range
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot, host_at, kill_range
 from cython.cimports.barevisor.cpu.bt.debug import data_breakpoint
-from cython.cimports.barevisor.cpu.bt.lockstep import LOG_BYTES, LOG_STORES, StoreLog
+from cython.cimports.barevisor.cpu.bt.lockstep import note_store
 from cython.cimports.barevisor.cpu.bt.mmio import mmio_load, mmio_store
 from cython.cimports.barevisor.cpu.bt.paging import (
     ACCESS_READ,
@@ -23,7 +23,6 @@ from cython.cimports.barevisor.cpu.bt.safepoint import vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import STOP_ON_READ, STOP_ON_WRITE, watch_access
 from cython.cimports.barevisor.cpu.bt.tlb import prime_write, tlb_fill
-from cython.cimports.barevisor.cpu.bt.trace import Translator
 from cython.cimports.libc.string import memcpy
 
 PAGE: u64 = cython.declare(u64, 4096)
@@ -75,8 +74,8 @@ def hold(cpu, va, size):
         return cython.NULL
     vm_lock(cpu.vm, cpu)
     cpu.dropped = _kill(cpu.vm, slot, gpa, size)
-    _note_store(cpu.vm, slot.host + (gpa - slot.gpa), size)
-    return cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+    note_store(cpu.vm, host_at(slot, gpa), size)
+    return host_at(slot, gpa)
 
 
 @cython.cfunc
@@ -102,7 +101,7 @@ def _load_page(
     if slot == cython.NULL:
         return mmio_load(cpu, walk.gpa, size, out)
     tlb_fill(cpu, va, idx, cython.address(walk), slot)
-    _copy(out, cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), size)
+    _copy(out, host_at(slot, walk.gpa), size)
     return 0
 
 
@@ -135,8 +134,8 @@ def _store_page(
         return 0
     vm_lock(cpu.vm, cpu)
     dropped = _kill(cpu.vm, slot, walk.gpa, size)
-    _note_store(cpu.vm, slot.host + (walk.gpa - slot.gpa), size)
-    _copy(cython.cast(cython.pointer(u8), slot.host + (walk.gpa - slot.gpa)), data, size)
+    note_store(cpu.vm, host_at(slot, walk.gpa), size)
+    _copy(host_at(slot, walk.gpa), data, size)
     vm_unlock(cpu.vm)
     # Among thousands of blocks this is slow: a kick does not wait for the block's other stores.
     return ST_BREAK if dropped or cpu.attention & ATT_KICK else 0
@@ -185,27 +184,6 @@ def _kill(vm: cython.pointer(Vm), slot: cython.pointer(Slot), gpa: u64, size: u3
     """With the lock held: no block stays that a store to [gpa, gpa+size) changes."""
     page: u64 = (gpa - slot.gpa) >> 12
     return kill_range(vm, slot, page, gpa, gpa + size) if slot.code_pages[page] else 0
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _note_store(vm: cython.pointer(Vm), host: u64, size: u32) -> cython.void:
-    """Before a store, for lockstep.py: where, and what was there."""
-    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
-    log: cython.pointer(StoreLog)
-    if tr == cython.NULL or not tr.logging:
-        return
-    log = cython.cast(cython.pointer(StoreLog), tr.log)
-    if log.count == LOG_STORES or size > LOG_BYTES:
-        log.overflow = 1
-        return
-    log.host[log.count] = host
-    log.size[log.count] = size
-    memcpy(
-        cython.address(log.before[LOG_BYTES * log.count]), cython.cast(cython.p_void, host), size
-    )
-    log.count += 1
 
 
 def load_system(cpu, va, size, out):

@@ -6,7 +6,7 @@ computes, nothing outside its RAM can be named.
 """
 
 import cython
-from cython.cimports.barevisor.cpu.bt.codepages import find_slot
+from cython.cimports.barevisor.cpu.bt.codepages import find_slot, host_at
 from cython.cimports.barevisor.cpu.bt.registers import *
 from cython.cimports.barevisor.cpu.bt.state import *
 
@@ -49,7 +49,7 @@ def _entry(vm: cython.pointer(Vm), gpa: u64, wide: u32, slot_out: cython.pointer
     slot_out[0] = 0
     if slot == cython.NULL:
         return ~cython.cast(u64, 0) if wide else cython.cast(u64, 0xFFFFFFFF)
-    host = cython.cast(cython.pointer(u8), slot.host + (gpa - slot.gpa))
+    host = host_at(slot, gpa)
     if not slot.readonly:
         slot_out[0] = cython.cast(u64, host)
     if wide:
