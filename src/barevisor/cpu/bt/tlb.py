@@ -1,8 +1,8 @@
 """The TLBs: what a page walk found is entered here, and forgotten here.
 
 A hit is inlined into every handler by access.pxd; a place that holds nothing has a tag that no
-address matches. Pages whose accesses must be seen (code, dirty logging, breakpoints, watchpoints,
-lockstep) are not entered, or not for stores.
+address matches. Pages whose accesses must be seen (code, breakpoints, watchpoints, lockstep)
+are not entered, or not for stores.
 """
 
 import cython
