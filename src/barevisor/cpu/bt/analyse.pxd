@@ -1,7 +1,7 @@
 from barevisor.cpu.bt.trace cimport *
 
 cdef u8 _rule[1024]          # ACT_* by RowFacts.exec
-cdef u32 _lea_hint[1]
+cdef u32 _condition[8]       # flags that are read, by condition code without its lowest bit
 
 cdef bint is_spilled(u32 number) noexcept nogil
 cdef u32 host_of(u32 number) noexcept nogil

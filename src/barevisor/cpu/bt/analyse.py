@@ -3,6 +3,7 @@
 import cython
 from cython.cimports.barevisor.cpu.bt.asm import *
 from cython.cimports.barevisor.cpu.bt.bind import (
+    HINT_LEA,
     SHAPE_CALL_IND,
     SHAPE_CALL_REL,
     SHAPE_COPY,
@@ -14,6 +15,7 @@ from cython.cimports.barevisor.cpu.bt.bind import (
     SHAPE_PUSH_IMM,
     SHAPE_RET,
     _exec,
+    _hint,
     gate,
     overwrites,
 )
@@ -35,12 +37,18 @@ NATIVE = {
     "vzeroupper": ACT_VZERO, "vzeroall": ACT_VZERO, "jmp_rel": ACT_JMP,
 }  # fmt: skip
 """Exec names besides the binder's shapes that become host code."""
+CONDITIONS = (
+    FLAG_OF, FLAG_CF, FLAG_ZF, FLAG_CF | FLAG_ZF, FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF,
+    FLAG_SF | FLAG_OF | FLAG_ZF,
+)  # fmt: skip
+"""Flags by condition code; its lowest bit only negates (SDM, "EFLAGS Condition Codes")."""
 
 # ---- which rule --------------------------------------------------------------------------
 
 
-def _rules() -> None:
-    """The rule of each exec name (by the binder's shape, or by name)."""
+def install() -> None:
+    """The rule of each exec name, by itself or by the binder's shape; flags by condition. Once a
+    process, after bind.install."""
     shapes = {
         SHAPE_COPY: ACT_COPY, SHAPE_JCC: ACT_JCC, SHAPE_PUSH: ACT_PUSH,
         SHAPE_PUSH_IMM: ACT_PUSH_IMM, SHAPE_POP: ACT_POP, SHAPE_CALL_REL: ACT_CALL,
@@ -49,14 +57,8 @@ def _rules() -> None:
     }  # fmt: skip
     for place, name in enumerate(decoder.exec_names()):
         _rule[place] = NATIVE.get(name, shapes.get(_exec[place].shape, ACT_STEP))
-    for place, name in enumerate(decoder.hint_names()):
-        if name == "lea":
-            _lea_hint[0] = place
-
-
-def install() -> None:
-    """Once a process, after bind.install."""
-    _rules()
+    for place, bits in enumerate(CONDITIONS):
+        _condition[place] = bits
 
 
 @cython.cfunc
@@ -108,8 +110,8 @@ def _needs_rex(insn: cython.pointer(Insn), f: cython.pointer(RowFacts)) -> cytho
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def is_addressable(insn: cython.pointer(Insn), offset: u32) -> cython.bint:
-    """Can the linear address be computed with what address() does?"""
+def _addressable(insn: cython.pointer(Insn), offset: u32) -> cython.bint:
+    """Can the linear address be computed with what write_address() does?"""
     disp: i64 = cython.cast(i64, insn.disp)
     if insn.base == REG_RIP:
         disp += offset + insn.length
@@ -137,7 +139,7 @@ def _copyable(
         return False
     if not insn.mem:
         return True
-    return f.mem != 0 and mem_size(insn) != 0 and is_addressable(insn, offset)
+    return f.mem != 0 and mem_size(insn) != 0 and _addressable(insn, offset)
 
 
 @cython.cfunc
@@ -153,13 +155,13 @@ def _rule_of(
     if act == ACT_PAUSE and w.cpu.vm.ncpus > 1:
         return ACT_STEP  # its handler yields to the CPU that this one waits for
     if act == ACT_COPY:
-        if f.hint == _lea_hint[0]:
-            if insn.mem and is_addressable(insn, offset):
+        if _hint[f.hint] == HINT_LEA:
+            if insn.mem and _addressable(insn, offset):
                 return ACT_LEA
             return ACT_STEP
         return ACT_COPY if _copyable(insn, f, offset, w.mode) else ACT_STEP
     if ACT_PUSH <= act <= ACT_LEAVE or ACT_CALL <= act <= ACT_JMP_IND:
-        if insn.osize != 8 or (insn.mem and not is_addressable(insn, offset)):
+        if insn.osize != 8 or (insn.mem and not _addressable(insn, offset)):
             act = ACT_STEP
         elif (act == ACT_POP and insn.mem) or (act == ACT_RET and insn.imm & 0xFFFF > 0x7000):
             act = ACT_STEP
@@ -302,7 +304,7 @@ def find_liveness(w):
         f = facts(w.insns[i].row)
         w.live[i] = cython.cast(u16, now)
         if act == ACT_JCC:
-            now |= _condition_flags(w.insns[i].opcode) | flags_needed(w, branch_target(w, i))
+            now |= _condition[(w.insns[i].opcode & 15) >> 1] | flags_needed(w, branch_target(w, i))
         elif act >= ACT_STEP and act != ACT_CALL and act != ACT_JMP:
             now = ALL_FLAGS
         elif act == ACT_COPY or act == ACT_FLAG:
@@ -321,26 +323,3 @@ def undefined_behind(w):
         if w.act[i] == ACT_COPY or w.act[i] == ACT_FLAG:
             bits = (bits & ~cython.cast(u32, f.flags_written)) | f.flags_undefined
     return bits & ALL_FLAGS
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _condition_flags(opcode: u32) -> u32:
-    """SDM, "EFLAGS Condition Codes"."""
-    kind: u32 = (opcode & 15) >> 1
-    if kind == 0:
-        return FLAG_OF
-    if kind == 1:
-        return FLAG_CF
-    if kind == 2:
-        return FLAG_ZF
-    if kind == 3:
-        return FLAG_CF | FLAG_ZF
-    if kind == 4:
-        return FLAG_SF
-    if kind == 5:
-        return FLAG_PF
-    if kind == 6:
-        return FLAG_SF | FLAG_OF
-    return FLAG_SF | FLAG_OF | FLAG_ZF
