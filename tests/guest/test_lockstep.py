@@ -5,17 +5,23 @@ from __future__ import annotations
 import pytest
 
 from barevisor import Vm
+from barevisor.config import VmConfig
 from barevisor.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(300)
+ENOUGH = 1_000_000
+"""Runs of translations that a boot has many times over."""
 
 
 def test_a_boot_and_programs_differ_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAREVISOR_BT", "lockstep")
-    with Vm(engine="bt") as vm:
+    with Vm(config=VmConfig(engine="bt", stats=True)) as vm:
         done = vm.run(["sh", "-c", "echo $((6 * 7)); ls / | wc -l; cat /proc/cpuinfo | head -1"])
     assert done.returncode == 0
     assert done.stdout.startswith(b"42\n")
+    report = vm.statistics()
+    assert report is not None
+    assert report.engine["translator_compared"] > ENOUGH
 
 
 def test_several_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,12 +188,16 @@ class BtVm:
 
     def counters(self) -> dict[str, int]:
         """See EngineVm.counters. "chips": accesses to IOAPIC, 8259s and 8254, and doorbells; they
-        leave compiled code and are answered in the engine."""
-        return {
+        leave compiled code and are answered in the engine. "translator_...": TranslatorOwner's."""
+        found = {
             "instructions": sum(vcpu.instructions() for vcpu in self._vcpus),
             "chips": self._chips.accesses,
             "doorbells": self._chips.rung,
         }
+        owner = None if self._core is None else self._core.translator
+        if owner is not None:
+            found |= {f"translator_{name}": count for name, count in owner.stats().items()}
+        return found
 
     def close(self) -> None:
         """See EngineVm.close."""

@@ -4,6 +4,7 @@ from barevisor.cpu.bt.tier import TranslatorOwner
 from barevisor.cpu.vmstate import PicState
 
 class VmCore:
+    translator: TranslatorOwner | None
     def __init__(
         self,
         irqchip: bool,
