@@ -82,13 +82,13 @@ else:
         def __init__(self, *, default_factory):
             self.factory = default_factory
 
-    def dataclass(*, frozen=False, slots, eq=True):
+    def dataclass(*, frozen=False, slots):
         """As `dataclasses.dataclass`; `slots` must be True. Methods of the class's own stay."""
         if not slots:
             raise TypeError("a record has slots")
-        return lambda cls: _made(cls, frozen, eq)
+        return lambda cls: _made(cls, frozen)
 
-    def _made(cls, frozen, eq):
+    def _made(cls, frozen):
         """The class anew: slots can only be given at its creation."""
         body = dict(cls.__dict__)
         names = tuple(body.get("__annotations__", ()))
@@ -98,12 +98,12 @@ else:
         methods = {
             "__init__": _init(cls.__name__, names, defaults, "__post_init__" in body),
             "__repr__": _repr(names),
+            "__eq__": _eq(names),
+            "__hash__": _hash(names) if frozen else None,
             "__match_args__": names,
             "__slots__": names,
             "__dataclass_fields__": _Fields(names, defaults),
         }
-        if eq:
-            methods |= {"__eq__": _eq(names), "__hash__": _hash(names) if frozen else None}
         if frozen:
             methods |= {"__setattr__": _frozen, "__delattr__": _frozen}
             methods |= {"__getstate__": _getstate(names), "__setstate__": _setstate(names)}

@@ -21,7 +21,7 @@ from collections import OrderedDict
 
 from barevisor.devices.virtio.fuse.abi import ROOT_ID
 from barevisor.errors import ConfigError, HostError
-from barevisor.records import NamedTuple, dataclass
+from barevisor.records import NamedTuple
 
 MAX_INODES = 1 << 20
 MAX_DEPTH = 4096  # a chain of parents; a host that moves directories about could make a ring
@@ -96,33 +96,26 @@ def fail(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-@dataclass(slots=True, eq=False)
 class Inode:
-    """A file that the guest knows by `nodeid`, and one name that led to it."""
+    """A file that the guest knows by `nodeid`, and one name that led to it. Each look-up makes one,
+    so it is no record (barevisor.records)."""
 
-    nodeid: int
-    key: int
-    """Device and inode number on the host; see HostTree.key."""
-    parent: Inode | None
-    name: bytes
-    kind: int
-    """The type bits of st_mode."""
-    dev: int
-    lookups: int = 0
-    fd: int = -1
-    """O_PATH descriptor, or -1."""
-    pinned: bool = False
-    """The name is gone: `fd` cannot be reopened and is not evicted."""
-    hidden: bool = False
-    """The root of a pseudo file system: an empty directory."""
+    __slots__ = (
+        "dev", "fd", "hidden", "key", "kind", "lookups", "name", "nodeid", "parent", "pinned",
+    )  # fmt: skip
 
-    def __init__(  # the guest's every look-up makes one
+    def __init__(
         self, nodeid: int, key: int, parent: Inode | None, name: bytes, kind: int, dev: int,
         lookups: int = 0, fd: int = -1,
     ) -> None:  # fmt: skip
+        """`key`: device and inode number on the host, see HostTree.key; `kind`: the type bits of
+        st_mode; `fd`: an O_PATH descriptor, or -1."""
         self.nodeid, self.key, self.parent, self.name = nodeid, key, parent, name
         self.kind, self.dev, self.lookups, self.fd = kind, dev, lookups, fd
-        self.pinned = self.hidden = False
+        self.pinned = False
+        """The name is gone: `fd` cannot be reopened and is not evicted."""
+        self.hidden = False
+        """The root of a pseudo file system: an empty directory."""
 
 
 class Entry(NamedTuple):
