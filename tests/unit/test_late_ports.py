@@ -64,7 +64,9 @@ def test_a_full_ring_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kvm_without_them_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
     monkeypatch.setattr(ioctls, "capability", lambda kvm, name: name == "KVM_CAP_COALESCED_MMIO")
+    monkeypatch.setattr(ioctls, "REGISTER_COALESCED_MMIO", lambda vm, zone: asked.append(zone))
     ports = late.LatePorts(3, 4)
     ports.add(0x70, 1, lambda at, data: None)
-    assert ports.ring_at == 0
+    assert (ports.ring_at, asked) == (0, [])
