@@ -25,7 +25,7 @@ from barevisor.cpu.engine import (
     SystemEvent,
 )
 from barevisor.errors import AddressTaken, ConfigError, EngineError, GuestError
-from barevisor.testing.fake_engine import FakeEngine, FakeVcpu, FakeVm, Step
+from barevisor.testing.fake_engine import FakeEngine, FakeVcpu, FakeVm, Sink, Step
 
 MIB = 1 << 20
 
@@ -336,18 +336,10 @@ def test_a_failed_create_leaves_no_fd() -> None:
 
 def test_a_paused_machine_goes_on_elsewhere() -> None:
     first, second = FakeEngine([PioWrite(0x80, 1, b"a")]), FakeEngine([PioWrite(0x80, 1, b"b")])
-    seen: list[int] = []
-
-    class Sink:
-        def bus_read(self, offset: int, size: int) -> int:
-            return 0
-
-        def bus_write(self, offset: int, size: int, value: int) -> None:
-            seen.append(value)
-
+    sink = Sink()
     rung: list[int] = []
     with Machine(first, MachineSpec(), 4 * MIB) as m:
-        m.ports.add(0x80, 1, Sink(), "sink")
+        m.ports.add(0x80, 1, sink, "sink")
         m.add_doorbell(0x1000, 0, rung.append)
         m.add_late_ports(0x70, 1, lambda at, data: None)
         m.ignore_port(0xCF8, 4)
@@ -355,10 +347,10 @@ def test_a_paused_machine_goes_on_elsewhere() -> None:
         state.regs.rip = 0x1234
         m.vcpus[0].set_state(state)
         m.start()
-        while not seen:
+        while not sink.seen:
             m.wait(0.01)
         m.move(second)
-        while len(seen) < 2:
+        while len(sink.seen) < 2:
             m.wait(0.01)
         m.msi(1, 2)
         m.pause()
@@ -368,7 +360,7 @@ def test_a_paused_machine_goes_on_elsewhere() -> None:
         assert isinstance(vm, FakeVm)
         assert (vm.msis, list(vm.doorbells), rung) == ([(1, 2)], [0x1000], [0])
         assert (list(vm.late_ports), vm.ignored) == ([0x70], [(0xCF8, 4)])
-    assert seen == [ord("a"), ord("b")]
+    assert sink.seen == [ord("a"), ord("b")]
 
 
 def test_a_machine_that_cannot_move_goes_on() -> None:

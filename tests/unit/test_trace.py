@@ -13,7 +13,7 @@ from barevisor.cpu import engine
 from barevisor.cpu.engine import MachineSpec
 from barevisor.debug import trace
 from barevisor.errors import ConfigError, HostError
-from barevisor.testing.fake_engine import FakeEngine, FakeVm
+from barevisor.testing.fake_engine import FakeEngine, FakeVm, Sink
 
 MEMORY = 1 << 20
 
@@ -74,31 +74,18 @@ def test_exits_of_a_machine_are_written(tmp_path: Path) -> None:
     ]
 
 
-class Sink:
-    """A device that notes what is written to it."""
-
-    def __init__(self, seen: list[int]) -> None:
-        self.seen = seen
-
-    def bus_read(self, offset: int, size: int) -> int:
-        return 0
-
-    def bus_write(self, offset: int, size: int, value: int) -> None:
-        self.seen.append(value)
-
-
 def test_a_machine_that_moves_is_traced_on(tmp_path: Path) -> None:
     file = tmp_path / "trace"
     first, second = (FakeEngine([engine.PioWrite(0x80, 1, bytes([n]))]) for n in (1, 2))
     machine = Machine(first, MachineSpec(), MEMORY)
     trace.attach(machine, Trace("exits", file))
-    seen: list[int] = []
-    machine.ports.add(0x80, 1, Sink(seen), "sink")
+    sink = Sink()
+    machine.ports.add(0x80, 1, sink, "sink")
     machine.start()
-    while not seen:
+    while not sink.seen:
         machine.wait(0.01)
     machine.move(second)
-    while len(seen) < 2:
+    while len(sink.seen) < 2:
         machine.wait(0.01)
     machine.close()
     writes = [line[-9:] for line in file.read_text().splitlines() if "pio-write" in line]

@@ -21,6 +21,21 @@ Step = Exit | Callable[[], None]
 """An exit to return, or something to call before the next one."""
 
 
+class Sink:
+    """A device on a bus that keeps what is stored to it; reads as 0."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def bus_read(self, offset: int, size: int) -> int:
+        """0."""
+        return 0
+
+    def bus_write(self, offset: int, size: int, value: int) -> None:
+        """Kept in `seen`."""
+        self.seen.append(value)
+
+
 class FakeVcpu:
     """Returns its script's exits in turn, then sleeps until it is kicked."""
 
