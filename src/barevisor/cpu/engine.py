@@ -18,9 +18,9 @@ from barevisor.records import TYPE_CHECKING, NamedTuple, Protocol, dataclass, fi
 if TYPE_CHECKING:
     from typing import Literal
 
-    StopReason = Literal["breakpoint", "step", "watch"]
-
     from barevisor.cpu.vmstate import VmState
+
+    StopReason = Literal["breakpoint", "step", "watch"]
 
 __all__ = [
     "BlockSink", "Breakpoint", "CpuState", "DebugStop", "DescriptorTable", "Engine", "EngineVm",

@@ -142,8 +142,7 @@ class Serial:
 
     def late_write(self, offset: int, data: bytes) -> None:
         """Stores to THR, which an engine kept back: sent at once, with one interrupt."""
-        plain = not self._lcr & LCR_DLAB and not self._mcr & MCR_LOOP
-        if not plain:
+        if self._lcr & LCR_DLAB or self._mcr & MCR_LOOP:  # not sent
             for value in data:
                 self.bus_write(THR, 1, value)
             return
