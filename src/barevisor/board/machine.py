@@ -7,8 +7,6 @@ a vCPU's thread, or any other thread) only states it and kicks the vCPUs.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import threading
 import time
 from collections import deque
@@ -19,8 +17,8 @@ from barevisor.board import map as board_map
 from barevisor.board import stuck
 from barevisor.board.bus import Bus
 from barevisor.board.irq import IrqLine, IrqSource
-from barevisor.board.ram import GuestRam
 from barevisor.board.report import cpu_report
+from barevisor.board.wiring import Wiring
 from barevisor.cpu.engine import (
     CpuState,
     DebugStop,
@@ -39,7 +37,7 @@ from barevisor.cpu.engine import (
     SystemEvent,
     Vcpu,
 )
-from barevisor.errors import AddressTaken, EngineError, GuestError
+from barevisor.errors import EngineError, GuestError
 from barevisor.records import TYPE_CHECKING, NamedTuple, Protocol
 from barevisor.threads import Worker
 
@@ -48,9 +46,6 @@ if TYPE_CHECKING:
 
 STACK_SIZE = 64 << 20
 """Of a vCPU's thread: virtual memory only, and compiled engines recurse on the guest's say."""
-RESIDENT = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-PLACES = 8
-"""How many addresses are tried for memory that the engine refuses where it is."""
 ALL_HALTED = "every vCPU halted with interrupts off"
 MAX_OWED = 1000
 """Exits that one instruction may still make before its CPU can move: more than any makes."""
@@ -123,73 +118,33 @@ class Machine:
         self._freeing = threading.Lock()
         # Held while an interrupt is on its way into the engine, and while the engine is changed.
         self._gate = threading.Lock()
-        self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
-        self._ignored: list[tuple[int, int]] = []
-        self._late: dict[int, tuple[int, Callable[[int, bytes], None]]] = {}
-        self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._stats = stats
         self._report: Report | None = None
         self._observe: Callable[[EngineVm, list[Vcpu]], list[Vcpu]] | None = None
         self._send_msi = self._deliver
         if stats is not None:
             self._send_msi = stats.timed("message-signalled interrupt", self._deliver)
-        self.ram = GuestRam(board_map.ram_ranges(memory_bytes))
+        self._wiring = wiring = Wiring(board_map.ram_ranges(memory_bytes))
         try:
             self.vm = engine.create_vm(spec)
         except BaseException:
-            self.ram.close()
+            wiring.ram.close()
             raise
         try:
-            self._place_memory(board_map.ram_ranges(memory_bytes))
+            wiring.place_memory(self.vm)
+            self.ram = wiring.ram
             self.ram.on_write = self.vm.memory_written
             self.vcpus: list[Vcpu] = self._make_vcpus(self.vm)
         except BaseException:
             self.vm.close()
-            self.ram.close()
+            wiring.ram.close()
             raise
         self._lines = [IrqLine(partial(self._drive, gsi)) for gsi in range(board_map.GSI_COUNT)]
-
-    def _place_memory(self, ranges: list[tuple[int, int]]) -> None:
-        """Give the engine its RAM, at other addresses when it can't use those (AddressTaken)."""
-        refused: list[GuestRam] = []
-        try:
-            for _ in range(PLACES):
-                try:
-                    self._map_memory(self.vm)
-                    return
-                except AddressTaken:
-                    refused.append(self.ram)
-                    self.ram = GuestRam(ranges)
-            self._map_memory(self.vm)
-        finally:
-            for ram in refused:
-                ram.close()
-
-    def _map_memory(self, vm: EngineVm) -> None:
-        count = len(self.ram.ranges)
-        for slot, r in enumerate(self.ram.ranges):
-            vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
-        for slot, (gpa, size, address, _) in enumerate(self._readonly, count):
-            vm.set_memory(slot, gpa, size, address, readonly=True)
 
     def add_readonly(self, gpa: int, size: int) -> memoryview:
         """Memory that the guest reads without an exit, and whose stores come to the memory bus.
         Before `start`; both are whole pages. It lasts as long as the machine."""
-        slot = len(self.ram.ranges) + len(self._readonly)
-        refused: list[mmap.mmap] = []
-        while True:
-            pages = mmap.mmap(-1, size, flags=RESIDENT)
-            # JUSTIFICATION: engines map this address into the guest; `pages` outlives the VM.
-            address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-            try:
-                self.vm.set_memory(slot, gpa, size, address, readonly=True)
-            except AddressTaken:
-                refused.append(pages)  # kept until another address is found
-                if len(refused) == PLACES:
-                    raise
-                continue
-            self._readonly.append((gpa, size, address, pages))
-            return memoryview(pages)
+        return self._wiring.add_readonly(self.vm, gpa, size)
 
     def _make_vcpus(self, vm: EngineVm) -> list[Vcpu]:
         made = [vm.create_vcpu(i) for i in range(self.spec.cpus)]
@@ -225,25 +180,21 @@ class Machine:
         """See EngineVm.add_doorbell."""
         if self._stats is not None:
             on_write = self._stats.timed("doorbell", on_write, gpa)
-        self._bells[gpa] = (size, on_write)
-        self.vm.add_doorbell(gpa, size, on_write)
+        self._wiring.add_doorbell(self.vm, gpa, size, on_write)
 
     def add_late_ports(self, base: int, size: int, on_write: Callable[[int, bytes], None]) -> None:
         """See EngineVm.add_late_ports; the device there takes such stores as well."""
         if self._stats is not None:
             on_write = self._stats.timed("port write, late", on_write, base)
-        self._late[base] = (size, on_write)
-        self.vm.add_late_ports(base, size, on_write)
+        self._wiring.add_late_ports(self.vm, base, size, on_write)
 
     def ignore_port(self, port: int, size: int) -> None:
         """See EngineVm.ignore_port."""
-        self._ignored.append((port, size))
-        self.vm.ignore_port(port, size)
+        self._wiring.ignore_port(self.vm, port, size)
 
     def remove_doorbell(self, gpa: int) -> None:
         """See EngineVm.remove_doorbell."""
-        self._bells.pop(gpa, None)
-        self.vm.remove_doorbell(gpa)
+        self._wiring.remove_doorbell(self.vm, gpa)
 
     def end(self, kind: str, detail: str = "", code: int = 0) -> None:
         """State the outcome (the first one stands) and send every vCPU home. Any thread."""
@@ -393,8 +344,7 @@ class Machine:
             with self._gate:
                 old, self.vm = self.vm, self._copy_to(engine, states)
                 old.close()
-            for _, on_write in list(self._bells.values()):
-                on_write(0)  # one that rang in the old engine may not have been heard
+            self._wiring.ring_all()  # one that rang in the old engine may not have been heard
         finally:
             self.resume()
 
@@ -416,17 +366,12 @@ class Machine:
         """A VM on `engine` that continues; `self.vcpus` are its own then. Raises EngineError."""
         vm = engine.create_vm(self.spec)
         try:
-            self._map_memory(vm)
+            self._wiring.map_memory(vm)
             vcpus = self._make_vcpus(vm)
             vm.set_state(self.vm.get_state())
             for vcpu, state in zip(vcpus, states, strict=True):
                 vcpu.set_state(state)
-            for gpa, (size, on_bell) in self._bells.items():
-                vm.add_doorbell(gpa, size, on_bell)
-            for base, (size, on_write) in self._late.items():
-                vm.add_late_ports(base, size, on_write)
-            for port, size in self._ignored:
-                vm.ignore_port(port, size)
+            self._wiring.connect(vm)
         except BaseException:
             vm.close()
             raise
