@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
 
 from barevisor.board import map as board_map
 from barevisor.board import stuck
-from barevisor.board.bus import Bus
+from barevisor.board.access import Accesses
 from barevisor.board.irq import IrqLine, IrqSource
 from barevisor.board.report import cpu_report
 from barevisor.board.wiring import Wiring
@@ -51,9 +50,6 @@ MAX_OWED = 1000
 """Exits that one instruction may still make before its CPU can move: more than any makes."""
 KICK_TIMEOUT = 10.0
 """Seconds for a kicked vCPU to come out of `run`; more is a bug of the engine's."""
-
-_PIECES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
-"""An access that an engine cut at a page boundary, as the sizes that a bus knows."""
 
 _EVENTS = {"shutdown": "poweroff", "reset": "reset", "crash": "crash"}
 
@@ -93,9 +89,9 @@ class Machine:
         EngineError."""
         self.spec = spec
         self.memory_bytes = memory_bytes
-        self.ports = Bus("port")
-        self.memory = Bus("memory")
-        self.guest_errors: deque[str] = deque(maxlen=16)
+        self._accesses = accesses = Accesses()
+        self.ports, self.memory = accesses.ports, accesses.memory
+        self.guest_errors = accesses.guest_errors
         """The last rules that the guest broke on an access of its own."""
         self.on_close: list[Callable[[], None]] = []
         """Called by `close` once no vCPU runs, while RAM is still there: devices let go of it."""
@@ -357,7 +353,7 @@ class Machine:
                 case Interrupted():
                     return vcpu.get_state()
                 case PioRead() | PioWrite() | MmioRead() | MmioWrite() as owed:
-                    self._answer(vcpu, owed)
+                    self._accesses.answer(vcpu, owed)
                 case other:
                     raise EngineError(f"a vCPU that cannot move: {type(other).__name__.lower()}")
         raise EngineError(f"vCPU {vcpu.index} does not come to rest")
@@ -453,7 +449,7 @@ class Machine:
 
     def _run(self, vcpu: Vcpu) -> None:
         """Answer exits until the machine stops. Ordered by how often each exit comes."""
-        run, ports, memory = vcpu.run, self.ports, self.memory
+        run, ports, accesses = vcpu.run, self.ports, self._accesses
         if self._want != "run":
             if not self._park(vcpu):
                 return
@@ -466,13 +462,13 @@ class Machine:
                         if len(data) == size:
                             ports.write(port, size, int.from_bytes(data, "little"))
                         else:
-                            self._pio_string_out(port, size, data)
+                            accesses.write_ports(port, size, data)
                     case MmioWrite(gpa, data):
-                        _mmio_write(memory, gpa, data)
+                        accesses.write_memory(gpa, data)
                     case PioRead(port, size, count):
-                        vcpu.complete_read(self._pio_read(port, size, count))
+                        vcpu.complete_read(accesses.read_ports(port, size, count))
                     case MmioRead(gpa, size):
-                        vcpu.complete_read(self._mmio_read(gpa, size))
+                        vcpu.complete_read(accesses.read_memory(gpa, size))
                     case Interrupted():
                         if self._want != "run":
                             if not self._park(vcpu):
@@ -494,53 +490,6 @@ class Machine:
                             self._final(vcpu, other)
             except GuestError as e:
                 self.guest_errors.append(str(e))
-
-    def _answer(self, vcpu: Vcpu, owed: Exit) -> None:
-        """One access, as in the loop."""
-        try:
-            match owed:
-                case PioWrite(port, size, data):
-                    self._pio_string_out(port, size, data)
-                case MmioWrite(gpa, data):
-                    _mmio_write(self.memory, gpa, data)
-                case PioRead(port, size, count):
-                    vcpu.complete_read(self._pio_read(port, size, count))
-                case MmioRead(gpa, size):
-                    vcpu.complete_read(self._mmio_read(gpa, size))
-        except GuestError as e:
-            self.guest_errors.append(str(e))
-
-    def _pio_string_out(self, port: int, size: int, data: bytes) -> None:
-        for at in range(0, len(data), size):
-            try:
-                self.ports.write(port, size, int.from_bytes(data[at : at + size], "little"))
-            except GuestError as e:
-                self.guest_errors.append(str(e))
-
-    def _pio_read(self, port: int, size: int, count: int) -> bytes:
-        """A device's GuestError reads as all ones: the guest must still get its answer."""
-        try:
-            if count == 1:
-                return self.ports.read(port, size).to_bytes(size, "little")
-            return b"".join(
-                self.ports.read(port, size).to_bytes(size, "little") for _ in range(count)
-            )
-        except GuestError as e:
-            self.guest_errors.append(str(e))
-            return b"\xff" * (size * count)
-
-    def _mmio_read(self, gpa: int, size: int) -> bytes:
-        try:
-            pieces = _PIECES.get(size)
-            if pieces is None:
-                return self.memory.read(gpa, size).to_bytes(size, "little")
-            answer = b""
-            for piece in pieces:
-                answer += self.memory.read(gpa + len(answer), piece).to_bytes(piece, "little")
-            return answer
-        except GuestError as e:
-            self.guest_errors.append(str(e))
-            return b"\xff" * size
 
     def _final(self, vcpu: Vcpu, last: object) -> None:
         """An exit that ends the machine."""
@@ -612,14 +561,3 @@ class Machine:
             self._cond.notify_all()
             for vcpu in self.vcpus:
                 vcpu.kick()
-
-
-def _mmio_write(memory: Bus, gpa: int, data: bytes) -> None:
-    pieces = _PIECES.get(len(data))
-    if pieces is None:
-        memory.write(gpa, len(data), int.from_bytes(data, "little"))
-        return
-    at = 0
-    for piece in pieces:
-        memory.write(gpa + at, piece, int.from_bytes(data[at : at + piece], "little"))
-        at += piece
