@@ -1,38 +1,12 @@
-# The local APIC, xAPIC and x2APIC (SDM, "Advanced Programmable Interrupt Controller"), and what
-# wakes a vCPU. Registers belong to the vCPU's own thread; other threads set IRR bits and
-# attention bits with atomics and never touch anything else.
+# The local APIC, xAPIC and x2APIC (SDM, "Advanced Programmable Interrupt Controller"). All of it is for
+# the vCPU's own thread.
 from barevisor.cpu.bt.state cimport *
-
-cdef extern from *:
-    u32 __sync_fetch_and_or(u32* p, u32 bits) nogil
-    u32 __sync_fetch_and_and(u32* p, u32 bits) nogil
-    u32 __sync_lock_test_and_set(u32* p, u32 value) nogil
-    u32 __sync_fetch_and_add(u32* p, u32 value) nogil
-    void __sync_lock_release(u32* p) nogil
-    void __sync_synchronize() nogil
+from barevisor.cpu.bt.apicbus cimport *
 
 cdef enum:
-    LVT_CMCI = 0
-    LVT_TIMER = 1
-    LVT_THERMAL = 2
-    LVT_PERF = 3
-    LVT_LINT0 = 4
-    LVT_LINT1 = 5
-    LVT_ERROR = 6
-    LVT_MASKED = 0x10000
     TIMER_PERIODIC = 0x20000
     TIMER_DEADLINE = 0x40000
     TIMER_MODES = 0x60000
-    BASE_BSP = 0x100
-    BASE_X2APIC = 0x400
-    BASE_ENABLED = 0x800
-    DELIVER_FIXED = 0
-    DELIVER_LOWEST = 1
-    DELIVER_SMI = 2
-    DELIVER_NMI = 4
-    DELIVER_INIT = 5
-    DELIVER_SIPI = 6
-    DELIVER_EXTINT = 7
     APIC_EXTINT = 256        # apic_pending: the 8259 pair asks; apic_ack finds out the vector
 
 cdef void apic_reset(Cpu* cpu, int init) noexcept nogil
@@ -58,16 +32,6 @@ cdef int apic_pending(Cpu* cpu) noexcept nogil
 cdef int apic_ack(Cpu* cpu, int pending) noexcept nogil
 # Fire the timer if `now` (host TSC) has reached cpu.timer_deadline. 1: an interrupt was queued.
 cdef int apic_timer_poll(Cpu* cpu, u64 now) noexcept nogil
-# Any thread: interrupts from devices, IOAPIC and other CPUs.
-cdef void apic_accept(Cpu* cpu, u32 mode, u32 vector, u32 level) noexcept nogil
-cdef int deliver(Vm* vm, u32 dest, u32 logical, u32 mode, u32 vector, u32 level) noexcept nogil
-cdef void msi_deliver(Vm* vm, u64 address, u32 data) noexcept nogil
-cdef bint nmi_taken(Cpu* cpu) noexcept nogil
-cdef void nmi_unblock(Cpu* cpu) noexcept nogil
-# Any thread: INTR of the 8259 pair rose.
-cdef void lint0_rose(Vm* vm) noexcept nogil
-cdef u64 pv_send_ipi(Cpu* cpu, u64 low, u64 high, u64 first, u64 icr) noexcept nogil
-cdef void wake(Cpu* cpu, u32 bits) noexcept nogil
 # The register page of KVM_GET_LAPIC: 1 KiB
 cdef void apic_save(Cpu* cpu, u8* page) noexcept nogil
 cdef void apic_load(Cpu* cpu, const u8* page) noexcept nogil
@@ -76,21 +40,8 @@ cdef void apic_load(Cpu* cpu, const u8* page) noexcept nogil
 cdef enum:
     APIC_VERSION = 0x60014   # integrated, LVT entries 0 to 6
     BUS_KHZ = 1000000        # timer input clock, as leaf 0x40000010 announces
-    SVR_ENABLED = 0x100
-    ESR_SENT_ILLEGAL = 0x20
-    ESR_RECEIVED_ILLEGAL = 0x40
-    ESR_REGISTER = 0x80
     PAGE_BYTES = 1024
 
-cdef int highest(u32* bits) noexcept nogil
-cdef u32 ppr(Apic* a) noexcept nogil
-cdef u32 x2_ldr(Cpu* cpu) noexcept nogil
-cdef void set_bit(u32* words, u32 n) noexcept nogil
-cdef void clear_bit(u32* words, u32 n) noexcept nogil
-cdef void raise_error(Cpu* cpu, u32 bit) noexcept nogil
-cdef int matches(Cpu* cpu, u32 dest, u32 logical, u32 wide) noexcept nogil
-cdef void send(Cpu* cpu, u32 low, u32 dest, u32 wide) noexcept nogil
-cdef int deliver_wide(Vm* vm, u32 dest, u32 logical, u32 wide, u32 mode, u32 vector, u32 level) noexcept nogil
 cdef void eoi(Cpu* cpu) noexcept nogil
 cdef u32* pv_eoi_word(Cpu* cpu) noexcept nogil
 cdef void pv_eoi_arm(Cpu* cpu, u32 vector) noexcept nogil

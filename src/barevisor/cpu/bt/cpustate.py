@@ -7,15 +7,14 @@ C signatures are in cpustate.pxd.
 import cython
 from cython.cimports.barevisor.cpu.bt.access import get_rflags, set_rflags
 from cython.cimports.barevisor.cpu.bt.apic import (
-    __sync_fetch_and_and,
     apic_get_tpr,
     apic_load,
     apic_power_up,
     apic_reset,
     apic_save,
     apic_set_tpr,
-    wake,
 )
+from cython.cimports.barevisor.cpu.bt.apicbus import __sync_fetch_and_and, wake
 from cython.cimports.barevisor.cpu.bt.fpstate import load_xsave_image, xsave_image
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_write

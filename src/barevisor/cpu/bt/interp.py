@@ -9,7 +9,8 @@ So does a locked instruction that the host cannot do in one step, while all othe
 
 import cython
 from cython.cimports.barevisor.cpu.bt.access import *
-from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_timer_poll, nmi_taken
+from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_timer_poll
+from cython.cimports.barevisor.cpu.bt.apicbus import nmi_taken
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.debug import after_step, code_breakpoint
 from cython.cimports.barevisor.cpu.bt.faults import gettid

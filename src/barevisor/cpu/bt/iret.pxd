@@ -1,6 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.apic cimport nmi_unblock
+from barevisor.cpu.bt.apicbus cimport nmi_unblock
 from barevisor.cpu.bt.mmu cimport load_system
 from barevisor.cpu.bt.mode cimport update_mode
 from barevisor.cpu.bt.segments cimport *

@@ -4,7 +4,7 @@ C signatures are in pic.pxd.
 """
 
 import cython
-from cython.cimports.barevisor.cpu.bt.apic import (
+from cython.cimports.barevisor.cpu.bt.apicbus import (
     __sync_lock_release,
     __sync_lock_test_and_set,
     lint0_rose,

@@ -1,6 +1,6 @@
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.arch cimport *
-from barevisor.cpu.bt.apic cimport pv_send_ipi
+from barevisor.cpu.bt.apicbus cimport pv_send_ipi
 from barevisor.cpu.bt.mode cimport update_mode
 
 cdef enum:                   # KVM_HC_*

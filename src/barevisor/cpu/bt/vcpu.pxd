@@ -1,34 +1,9 @@
-# One virtual CPU: the run loop, HLT sleep, and CpuState.
+# One virtual CPU: the run loop and CpuState.
 from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.cpustate cimport MP_HALTED, MP_RUNNABLE, MP_WAIT_SIPI
+from barevisor.cpu.bt.sleep cimport *
 from barevisor.cpu.bt.vmcore cimport VmCore
-from posix.unistd cimport read
 
-cdef extern from "poll.h":
-    struct pollfd:
-        int fd
-        short events
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int POLLIN
-    int ppoll(pollfd* fds, unsigned long count, timespec* timeout, void* signals) nogil
-
-cdef extern from "immintrin.h":
-    void _mm_pause() nogil
-
-cdef enum:                   # why a sleep ended
-    WOKE = 0                 # an interrupt or NMI is deliverable: execute
-    WOKE_KICK = 1
-    WOKE_INIT = 2            # INIT or SIPI
-    WOKE_SIGNAL = 3
-    WOKE_NEVER = 4           # nothing can end this sleep
-
-cdef int wait_readable(int fd, i64 ns) noexcept nogil
-cdef int spin(Cpu* cpu) noexcept nogil
-cdef int for_good(Cpu* cpu) noexcept nogil
-cdef int why_awake(Cpu* cpu) noexcept nogil
-cdef int sleep_until_woken(Cpu* cpu) noexcept nogil
 cdef int run_guest(Cpu* cpu) noexcept nogil
 
 cdef class BtVcpu:

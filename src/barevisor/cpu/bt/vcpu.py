@@ -9,16 +9,14 @@ import os
 
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import (
-    __sync_fetch_and_and,
-    __sync_synchronize,
     apic_ack,
     apic_mmio_read,
     apic_mmio_write,
     apic_pending,
     apic_reset,
     apic_timer_poll,
-    wake,
 )
+from cython.cimports.barevisor.cpu.bt.apicbus import __sync_fetch_and_and, wake
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.cpustate import (
     load_registers,
@@ -27,7 +25,7 @@ from cython.cimports.barevisor.cpu.bt.cpustate import (
     save_registers,
     save_state,
 )
-from cython.cimports.barevisor.cpu.bt.faults import sigset_t, sleep_mask, timer_free
+from cython.cimports.barevisor.cpu.bt.faults import timer_free
 from cython.cimports.barevisor.cpu.bt.fpstate import fpu_reset
 from cython.cimports.barevisor.cpu.bt.interp import execute
 from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
@@ -35,10 +33,8 @@ from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
 from cython.cimports.barevisor.cpu.bt.paging import ACCESS_READ, translate
 from cython.cimports.barevisor.cpu.bt.safepoint import (
-    SEQ_CST,
     guest_enter,
     guest_leave,
-    load32,
     resume_others,
     stop_others,
 )
@@ -56,7 +52,6 @@ from cython.cimports.barevisor.cpu.bt.stops import (
 )
 from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
-from cython.cimports.libc.errno import EINTR, errno
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcpy
 
@@ -64,116 +59,7 @@ from barevisor.cpu import engine
 from barevisor.cpu.x86 import cpuid
 from barevisor.errors import EngineError
 
-NS_IN_S = cython.declare("i64", 1_000_000_000)
-SPIN_NS = cython.declare("i64", 60_000)  # about what a sleep in the kernel oversleeps
-NEVER = cython.declare("u64", 0xFFFFFFFFFFFFFFFF)
 PHYS_MASK = cython.declare("u64", (1 << cpuid.PHYSICAL_BITS) - 1)
-
-# ---- sleeping --------------------------------------------------------------------------------
-
-
-def wait_readable(fd, ns):
-    """At most `ns` nanoseconds (-1: for ever). -1: a signal arrived."""
-    wanted: pollfd
-    limit: timespec
-    mask: sigset_t
-    sleep_mask(cython.address(mask))
-    wanted.fd = fd
-    wanted.events = POLLIN
-    limit.tv_sec = ns // NS_IN_S
-    limit.tv_nsec = ns % NS_IN_S
-    if (
-        ppoll(
-            cython.address(wanted),
-            1,
-            cython.NULL if ns < 0 else cython.address(limit),
-            cython.address(mask),
-        )
-        < 0
-    ):
-        return -1 if errno == EINTR else 0
-    return 0
-
-
-def for_good(cpu):
-    """Interrupts are off, or this CPU was never started: only an NMI, INIT or SIPI from another CPU
-    could end this sleep. Are all others asleep like it? Of two that fall asleep at the same time
-    one sees the other; the VMM kicks those that slept already."""
-    other: cython.pointer(Cpu)
-    i: u32
-    for i in range(cpu.vm.ncpus):
-        other = cpu.vm.cpus[i]
-        if other == cpu or other == cython.NULL:
-            continue
-        # In this order: who was woken ends its sleep before it forgets why.
-        if load32(cython.address(other.attention), SEQ_CST) & (ATT_NMI | ATT_INIT | ATT_SIPI):
-            return 0
-        if not load32(cython.address(other.sleeping), SEQ_CST) and not other.gone:
-            return 0
-        if other.mp_state == MP_RUNNABLE:
-            return 0
-        if other.mp_state == MP_HALTED and other.sysflags & FLAG_IF:
-            return 0
-    return 1
-
-
-def why_awake(cpu):
-    """WOKE_* when there is something to do, else -1. Looks at the timer first."""
-    apic_timer_poll(cpu, host_tsc())
-    if cpu.attention & ATT_KICK:
-        return WOKE_KICK
-    if not cpu.vm.irqchip:
-        return WOKE_NEVER
-    if cpu.attention & (ATT_INIT | ATT_SIPI):
-        return WOKE_INIT
-    if cpu.mp_state == MP_WAIT_SIPI:
-        return WOKE_NEVER if for_good(cpu) else -1
-    if cpu.attention & ATT_NMI and not cpu.nmi_masked:
-        return WOKE
-    if cpu.sysflags & FLAG_IF:
-        return WOKE if apic_pending(cpu) >= 0 else -1
-    return WOKE_NEVER if for_good(cpu) else -1
-
-
-def spin(cpu):
-    """Until the timer expires or somebody wakes this CPU: sooner than a sleep would end."""
-    while host_tsc() < cpu.timer_deadline and not load32(cython.address(cpu.attention), SEQ_CST):
-        _mm_pause()
-    return 0
-
-
-def sleep_until_woken(cpu):
-    """Sleep in the kernel until why_awake has an answer, which is returned."""
-    why: cython.int
-    now: u64
-    ns: i64
-    woken: u64
-    while True:
-        cpu.sleeping = 1
-        __sync_synchronize()
-        why = why_awake(cpu)
-        if why >= 0:
-            cpu.sleeping = 0
-            return why
-        ns = -1
-        if cpu.timer_deadline != NEVER:
-            now = host_tsc()
-            ns = 0
-            if cpu.timer_deadline > now:
-                # Up to an hour at once: the product cannot overflow, and the loop goes on.
-                ns = min(
-                    (cpu.timer_deadline - now) // cpu.vm.tsc_khz, cython.cast(u64, 3_600_000)
-                ) * 1_000_000 + (
-                    (cpu.timer_deadline - now) % cpu.vm.tsc_khz * 1_000_000 // cpu.vm.tsc_khz
-                )
-        if 0 <= ns < SPIN_NS:
-            why = spin(cpu)
-        else:
-            why = wait_readable(cpu.wake_fd, ns)
-        cpu.sleeping = 0
-        read(cpu.wake_fd, cython.address(woken), 8)  # non-blocking
-        if why < 0:
-            return WOKE_SIGNAL
 
 
 def run_guest(cpu):

@@ -5,7 +5,7 @@ come from any thread while the guest runs.
 """
 
 import cython
-from cython.cimports.barevisor.cpu.bt.apic import deliver, msi_deliver, wake
+from cython.cimports.barevisor.cpu.bt.apicbus import deliver, msi_deliver, wake
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.clock import clock_ns, clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
