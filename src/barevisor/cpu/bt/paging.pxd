@@ -12,6 +12,23 @@ cdef enum:                   # access kinds
     ACCESS_WRITE = 1
     ACCESS_EXEC = 2
 
+cdef enum:                   # SDM, "Paging": an entry
+    PTE_P = 1
+    PTE_RW = 2
+    PTE_US = 4
+    PTE_A = 0x20
+    PTE_D = 0x40
+    PTE_PS = 0x80            # a page where another table could follow
+    PTE_G = 0x100
+
+cdef enum:                   # ... and the error code of #PF
+    PF_P = 1
+    PF_WRITE = 2
+    PF_USER = 4
+    PF_RSVD = 8
+    PF_FETCH = 16
+    PF_KEY = 32
+
 cdef struct Walk:            # what a page walk found
     u64 gpa                  # of the byte
     u32 writable             # a store may skip the walk from now on (also dirty already)

@@ -22,17 +22,16 @@ PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 @cython.nogil
 @cython.exceptval(check=False)
 def _page_fault(cpu: cython.pointer(Cpu), va: u64, access: u32, idx: u32, bits: u32) -> cython.int:
-    """#PF with the error code of SDM, "Page-Fault Exceptions"; `bits` are P (1), RSVD (8)
-    and PK (32)."""
+    """#PF (SDM, "Page-Fault Exceptions"); `bits` of the error code are PF_P, PF_RSVD, PF_KEY."""
     error: u32 = bits
     if access == ACCESS_WRITE:
-        error |= 2
+        error |= PF_WRITE
     if idx == MMU_USER:
-        error |= 4
+        error |= PF_USER
     if access == ACCESS_EXEC and (
         (cpu.efer & EFER_NXE and cpu.cr4 & CR4_PAE) or cpu.cr4 & CR4_SMEP
     ):
-        error |= 16
+        error |= PF_FETCH
     cpu.fault_address = va
     return set_fault(cpu, EXC_PF, error)
 
@@ -105,13 +104,13 @@ def _walk_once(
         return ST_FAULT
     while True:
         _read_level(cpu, va, cython.address(at))
-        if not (at.entry & 1):
+        if not (at.entry & PTE_P):
             return _page_fault(cpu, va, access, idx, 0)
         if at.entry & at.reserved:
-            return _page_fault(cpu, va, access, idx, 9)
+            return _page_fault(cpu, va, access, idx, PF_P | PF_RSVD)
         if at.level == 3 and at.wide and not (cpu.efer & EFER_LMA):
             if at.entry & (PDPTE_RESERVED | PTE_NX):  # PAE PDPTEs have no rights of their own
-                return _page_fault(cpu, va, access, idx, 9)
+                return _page_fault(cpu, va, access, idx, PF_P | PF_RSVD)
             at.table = at.entry & PTE_ADDR
             at.level = 2
             continue
@@ -119,12 +118,12 @@ def _walk_once(
         at.no_exec |= at.entry & PTE_NX
         if at.level == 1:
             break
-        if at.entry & 0x80:
+        if at.entry & PTE_PS:
             if at.level == 4:
-                return _page_fault(cpu, va, access, idx, 9)
+                return _page_fault(cpu, va, access, idx, PF_P | PF_RSVD)
             if at.wide or (cpu.cr4 & CR4_PSE):
                 break
-        if not _set_bits(at.host, at.entry, 0x20, at.wide):
+        if not _set_bits(at.host, at.entry, PTE_A, at.wide):
             return WALK_AGAIN
         at.table = at.entry & (PTE_ADDR if at.wide else cython.cast(u64, 0xFFFFF000))
         at.level -= 1
@@ -137,7 +136,7 @@ def _walk_once(
 def _root(cpu: cython.pointer(Cpu), va: u64, at: cython.pointer(Level)) -> cython.int:
     """Where the mode's walk begins. 0, or ST_FAULT: #GP(0), `va` is not canonical."""
     at.wide = 1
-    at.allowed = 6
+    at.allowed = PTE_RW | PTE_US
     at.no_exec = 0
     at.reserved = (~cpu.phys_mask) & cython.cast(u64, 0x000FFFFFFFFFFFFF)
     if not (cpu.efer & EFER_NXE):
@@ -187,13 +186,13 @@ def _leaf(
     span: u64 = cython.cast(u64, 1) << at.shift
     keyed: cython.int
     if at.level > 1 and at.wide and (entry & (span - 1) & cython.cast(u64, 0x3FFFE000)):
-        return _page_fault(cpu, va, access, idx, 9)
+        return _page_fault(cpu, va, access, idx, PF_P | PF_RSVD)
     if at.level > 1 and not at.wide and entry & PSE36_RESERVED:
-        return _page_fault(cpu, va, access, idx, 9)
+        return _page_fault(cpu, va, access, idx, PF_P | PF_RSVD)
     keyed = _key_denied(cpu, access, idx, at.allowed, entry)
     if keyed or _denied(cpu, access, idx, at.allowed, at.no_exec):
-        return _page_fault(cpu, va, access, idx, 33 if keyed else 1)
-    if not _set_bits(at.host, entry, 0x60 if access == ACCESS_WRITE else 0x20, at.wide):
+        return _page_fault(cpu, va, access, idx, PF_P | PF_KEY if keyed else PF_P)
+    if not _set_bits(at.host, entry, PTE_A | PTE_D if access == ACCESS_WRITE else PTE_A, at.wide):
         return WALK_AGAIN
     if not at.wide and at.level == 2:  # PSE-36: bits 13-20 are address bits 32-39
         out.gpa = (entry & cython.cast(u64, 0xFFC00000)) | ((entry & 0x1FE000) << 19)
@@ -201,12 +200,12 @@ def _leaf(
         out.gpa = entry & PTE_ADDR & ~(span - 1)
     out.gpa |= va & (span - 1)
     out.large = at.shift if at.level > 1 else 0
-    out.global_page = 1 if (entry & 0x100) and (cpu.cr4 & CR4_PGE) else 0
+    out.global_page = 1 if entry & PTE_G and cpu.cr4 & CR4_PGE else 0
     out.writable = (
         1
         if access == ACCESS_WRITE
         or (
-            (entry & 0x40)
+            entry & PTE_D
             and not _denied(cpu, ACCESS_WRITE, idx, at.allowed, at.no_exec)
             and not _key_denied(cpu, ACCESS_WRITE, idx, at.allowed, entry)
         )
@@ -223,17 +222,17 @@ def _denied(
 ) -> cython.int:
     """SDM, "Determination of Access Rights"."""
     if idx == MMU_USER:
-        if not (allowed & 4):
+        if not allowed & PTE_US:
             return 1
-        if access == ACCESS_WRITE and not (allowed & 2):
+        if access == ACCESS_WRITE and not allowed & PTE_RW:
             return 1
     else:
         if access != ACCESS_EXEC:
-            if (allowed & 4) and idx == MMU_SUPERVISOR and (cpu.cr4 & CR4_SMAP):
+            if allowed & PTE_US and idx == MMU_SUPERVISOR and cpu.cr4 & CR4_SMAP:
                 return 1
-            if access == ACCESS_WRITE and not (allowed & 2) and (cpu.cr0 & CR0_WP):
+            if access == ACCESS_WRITE and not allowed & PTE_RW and cpu.cr0 & CR0_WP:
                 return 1
-        elif (allowed & 4) and (cpu.cr4 & CR4_SMEP):
+        elif allowed & PTE_US and cpu.cr4 & CR4_SMEP:
             return 1
     return 1 if access == ACCESS_EXEC and no_exec and (cpu.efer & EFER_NXE) else 0
 
@@ -249,7 +248,7 @@ def _key_denied(
     rights: u64
     if access == ACCESS_EXEC or not cpu.efer & EFER_LMA:
         return 0
-    if allowed & 4:
+    if allowed & PTE_US:
         if not cpu.cr4 & CR4_PKE:
             return 0
         rights = cpu.pkru
@@ -275,7 +274,7 @@ def pdptes_valid(cpu, cr3):
         entry = _entry(
             cpu.vm, (cr3 & cython.cast(u64, 0xFFFFFFE0)) + n * 8, 1, cython.address(host)
         )
-        if entry & 1 and entry & reserved:
+        if entry & PTE_P and entry & reserved:
             return 0
     return 1
 
