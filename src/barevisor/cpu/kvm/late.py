@@ -20,6 +20,8 @@ ENTRY = Struct("<QII8s")
 FIRST, LAST = 0, 1
 HEAD = 8
 TO_PORT = 1 << 1  # KVM_IOEVENTFD_FLAG_PIO
+NO_RING = memoryview(bytes(HEAD))
+"""Empty, for vCPUs of a KVM that has none."""
 ENTRIES = (PAGE - HEAD) // ENTRY.size  # KVM_COALESCED_MMIO_MAX
 
 

@@ -46,8 +46,9 @@ class KvmVcpu:
         self._map = mmap.mmap(fd, run_size)
         self._page = memoryview(self._map)
         self._ports = ports
-        ring = ports.ring_at
-        self._ring = self._page[ring : ring + late.PAGE].cast("I")
+        at = ports.ring_at
+        ring = self._page[at : at + late.PAGE] if at else late.NO_RING
+        self._ring = ring.cast("I")
         self._thread = 0  # kernel thread ID while in `run`
         self._masked: set[int] = set()
         self._unfinished = False  # an exit whose instruction the next KVM_RUN completes
@@ -91,7 +92,7 @@ class KvmVcpu:
         except OSError as e:
             failed = e.errno or EINTR
         ring = self._ring
-        if ring[late.FIRST] != ring[late.LAST] and self._ports.ring_at:
+        if ring[late.FIRST] != ring[late.LAST]:
             self._ports.drain(ring)
         return failed
 
