@@ -108,13 +108,6 @@ def test_no_value_breaks_it(rtc: Rtc) -> None:
     assert date(rtc)[:2] == [99, 99]
 
 
-def test_memory_sizes() -> None:
-    rtc = Rtc()
-    rtc.set_memory_size(512 << 20)
-    assert read(rtc, 0x34) | read(rtc, 0x35) << 8 == (512 - 16) * 16
-    assert read(rtc, 0x30) | read(rtc, 0x31) << 8 == 0xFFFF
-
-
 @pytest.mark.parametrize(
     ("enable", "flag"), [(0x40, 0xC0), (0x10, 0x90)], ids=["periodic", "update"]
 )

@@ -59,14 +59,6 @@ class Rtc:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def set_memory_size(self, memory_below_4g: int) -> None:
-        """The sizes that a PC's BIOS leaves in CMOS: 0x15 base KiB, 0x17 and 0x30 KiB above
-        1 MiB, 0x34 64 KiB units above 16 MiB (bare images read them)."""
-        extended = min(max(memory_below_4g - (1 << 20), 0) >> 10, 0xFFFF)
-        above_16m = min(max(memory_below_4g - (16 << 20), 0) >> 16, 0xFFFF)
-        for at, value in ((0x15, 640), (0x17, extended), (0x30, extended), (0x34, above_16m)):
-            self._cmos[at : at + 2] = value.to_bytes(2, "little")
-
     # ---- the guest's side ----------------------------------------------------------------
 
     def bus_read(self, offset: int, size: int) -> int:
