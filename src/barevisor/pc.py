@@ -66,8 +66,8 @@ class Board:
 def build_board(machine: Machine, serial_output: Output, *, pci: Pci = "everywhere") -> Board:
     """The PC: serial port, clock, power and reset, PCI.
 
-    `pci` says where the guest has it: by ports and in memory; in memory only, which suits a Linux
-    that can that; or by ports, with nothing but the host bridge to be found, for a Linux without
+    `pci` says where the guest has it: by ports and in memory; in memory only, for a Linux that
+    looks there; or by ports, with nothing but the host bridge to be found, for a Linux without
     devices. Linux's serial driver reads a register behind what it sends, so that its bytes may
     wait for that; and its ways to reset read a port behind 0xCF9."""
     serial = Serial(serial_output, machine.irq(board_map.GSI_COM1).set)

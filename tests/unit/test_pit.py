@@ -7,6 +7,7 @@ import pytest
 from barevisor.cpu.bt.pit import HZ, Pit
 
 TICK = 1_000_000_000 / HZ
+SOON = 20.0
 
 
 class Clock:
@@ -83,9 +84,6 @@ def test_channel_2_counts_behind_its_gate(pit: Pit, clock: Clock) -> None:
     assert not pit.read(0x61) & 0x20
     clock.ticks(101)
     assert pit.read(0x61) & 0x20
-
-
-SOON = 20.0
 
 
 @pytest.mark.parametrize(("control", "periodic"), [(0x0, False), (0x4, True)])

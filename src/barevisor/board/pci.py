@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 
 from barevisor.board.bus import Bus, BusDevice, Window
+from barevisor.board.map import PORT_PCI_ADDRESS
 from barevisor.board.msix import CAPABILITY_ID as MSIX_ID
 from barevisor.board.msix import CONTROL_AT, MsiX
 from barevisor.errors import ConfigError
@@ -199,7 +200,7 @@ class PciHost:
         self.add(PciFunction(0x1B36, 0x0008, 0x060000, name="host bridge"))
         self.ports = _Mechanism1(self)
         if legacy:
-            ports.add(0xCF8, 8, self.ports, "pci config")
+            ports.add(PORT_PCI_ADDRESS, 8, self.ports, "pci config")
         memory.add(ecam, ECAM_BUS_SIZE, _Ecam(self), "pci ecam")
 
     def add(self, function: PciFunction) -> int:
