@@ -274,6 +274,27 @@ def test_memory_goes_where_the_engine_can_use_it() -> None:
         machine.close()
 
 
+def test_an_engine_that_can_use_no_address_is_an_error() -> None:
+    class Nowhere(FakeVm):
+        def set_memory(
+            self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
+        ) -> None:
+            if readonly or size == 4 * MIB:
+                raise AddressTaken("not there")
+
+    class Engine(FakeEngine):
+        def create_vm(self, spec: MachineSpec) -> FakeVm:
+            self.vm = Nowhere(spec, [])
+            return self.vm
+
+    engine = Engine()
+    with pytest.raises(AddressTaken):
+        Machine(engine, MachineSpec(), 4 * MIB)
+    assert engine.vm.closed
+    with Machine(engine, MachineSpec(), 8 * MIB) as m, pytest.raises(AddressTaken):
+        m.add_readonly(0xE000_0000, 4096)
+
+
 def test_devices_let_go_before_the_memory_goes() -> None:
     m = machine([Halted()])
     view = m.ram.view(0, 4096)
