@@ -513,8 +513,8 @@ def _loop(
     steps: list[int | engine.Exit],
     over: threading.Event | None = None,
 ) -> str:
-    """Until the guest's end. Interrupted before `over` is set: by a kick that came too late for the
-    VM before this one on the same thread."""
+    """Run to the guest's end, and say what that was. An interruption before `over` is set was meant
+    for a VM that this thread ran before, and came too late for it."""
     answers = row.answers
     for _ in range(MAX_EXITS):
         done = vcpu.run()
