@@ -162,31 +162,47 @@ def _difference(
     return cython.NULL
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _verdict(
+    cpu: cython.pointer(Cpu),
+    trace: cython.pointer(Block),
+    status: cython.int,
+    expected: cython.pointer(Snapshot),
+) -> cython.pointer(cython.const[cython.char]):
+    """What is wrong with what the translation, which ended with `status`, left; or NULL."""
+    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
+    found: Snapshot
+    why: cython.pointer(cython.const[cython.char])
+    tr.compared += 1
+    if status != ST_NEXT or cpu.exit_reason:
+        return b"lockstep: the translation alone left the guest"
+    _save(cpu, cython.address(found))
+    why = _difference(expected, cython.address(found), trace.flags >> TRACE_UNDEFINED)
+    if why == cython.NULL and _memory_differs(cython.cast(cython.pointer(StoreLog), tr.log)):
+        why = b"lockstep: stored bytes differ"
+    return why
+
+
 def lockstep_run(cpu, trace):
     """See lockstep.pxd."""
     tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
     log: cython.pointer(StoreLog) = cython.cast(cython.pointer(StoreLog), tr.log)
     start: Snapshot
     expected: Snapshot
-    found: Snapshot
     flushes: u32 = cpu.vm.flushes
     status: cython.int
     why: cython.pointer(cython.const[cython.char])
     cpu.rip = cpu.regs[REG_RIP]
     _save(cpu, cython.address(start))
-    log.count = 0
-    log.overflow = 0
+    log.count = log.overflow = 0
     tr.logging = 1
     status = _interpret(cpu, trace)
     tr.logging = 0
-    if (
-        status != ST_NEXT
-        or cpu.exit_reason
-        or log.overflow
-        or not trace.valid
-        or cpu.vm.flushes != flushes
-        or must_step(cpu)
-    ):
+    if status != ST_NEXT or cpu.exit_reason or log.overflow or must_step(cpu):
+        return status
+    if not trace.valid or cpu.vm.flushes != flushes:
         return status
     _save(cpu, cython.address(expected))
     _undo(log)
@@ -197,17 +213,9 @@ def lockstep_run(cpu, trace):
         _redo(log)
         _restore(cpu, cython.address(expected))
         return ST_NEXT
-    _save(cpu, cython.address(found))
-    tr.compared += 1
-    why = _difference(
-        cython.address(expected), cython.address(found), trace.flags >> TRACE_UNDEFINED
-    )
-    if status != ST_NEXT or cpu.exit_reason:
-        why = b"lockstep: the translation alone left the guest"
-    elif why == cython.NULL and _memory_differs(log):
-        why = b"lockstep: stored bytes differ"
-    if why != cython.NULL:
-        internal_error(cpu, why, found.rip)
-        cpu.rip = start.rip
-        return ST_EXIT
-    return ST_NEXT
+    why = _verdict(cpu, trace, status, cython.address(expected))
+    if why == cython.NULL:
+        return ST_NEXT
+    internal_error(cpu, why, cpu.rip)
+    cpu.rip = start.rip
+    return ST_EXIT
