@@ -1,8 +1,8 @@
 """The disks of the nest (see nest.py): what of this host's software the outer guest gets.
 
-Everything comes from what is installed here: this Python with the packages that Barevisor and its
-tests need, busybox, and QEMU from its Debian package as the peer. Nothing needs root: ext4 images
-are filled by mke2fs -d.
+Everything comes from what is installed here: Python with the packages that Barevisor and its tests
+need, busybox, and QEMU from its Debian package as the peer. Nothing needs root: ext4 images are
+filled by mke2fs -d.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ QEMU_FILES = re.compile(
 )
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "work", "cache", "bin", "etc", "root", "mnt",
            "usr/bin")  # fmt: skip
+DISTRIBUTIONS_PYTHON = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+WHOLE = "import asyncio, ctypes, lzma, sqlite3, ssl, sysconfig, unittest, zlib; "
+"""The distribution packs parts of the standard library apart."""
 SITE = "/usr/lib/nest"
 """Where the outer guest has the packages."""
 SLACK_MIB = 48
@@ -87,12 +90,30 @@ def root_disk(cache: Path) -> Path:
 
 
 def _root_key() -> str:
-    parts = [Path(__file__).read_bytes(), sys.version.encode(), sys.base_prefix.encode()]
+    parts = [Path(__file__).read_bytes(), sys.version.encode()]
     parts += [f"{d.name} {d.version}".encode() for d in _distributions()]
-    for name in ("qemu-system-x86_64", "busybox"):
-        status = Path(tool(name)).stat()
-        parts.append(f"{name} {status.st_size} {status.st_mtime_ns}".encode())
+    for path in (*python(), tool("qemu-system-x86_64"), tool("busybox")):
+        status = Path(path).stat()
+        parts.append(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def python() -> tuple[Path, Path]:
+    """The interpreter that the nest gets, and its library.
+
+    The distribution's, as of all else that is compared there, when it is of this version and
+    whole; else the one that runs this. One that somebody built without profile-guided
+    optimization, as pyenv does by default, takes twice as long for a start under emulation."""
+    script = WHOLE + "print(sysconfig.get_path('stdlib'))"
+    try:
+        library = subprocess.run(
+            [DISTRIBUTIONS_PYTHON, "-I", "-S", "-c", script],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        base = {"installed_base": sys.base_prefix}
+        return Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib", vars=base))
+    return DISTRIBUTIONS_PYTHON, Path(library)
 
 
 def _fill_root(root: Path) -> None:
@@ -102,15 +123,14 @@ def _fill_root(root: Path) -> None:
     shutil.copy(tool("busybox"), root / "bin/busybox")
     for name in _applets():
         (root / "bin" / name).symlink_to("busybox")
-    python = Path(sys.executable).resolve()
-    library = Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}))
+    interpreter, library = python()
     _copy_tree(library, root / library.relative_to("/"))
     _copy_packages(root / SITE.lstrip("/"))
     _compile(root / str(library).lstrip("/"), root, "/")
     _compile(root / SITE.lstrip("/"), root, "/")
     qemu = Path(tool("qemu-system-x86_64"))
-    _copy_files(root, [python, qemu, *library.rglob("*.so"), *(root / SITE[1:]).rglob("*.so")])
-    (root / "usr/bin/python3").symlink_to(python)
+    _copy_files(root, [interpreter, qemu, *library.rglob("*.so"), *(root / SITE[1:]).rglob("*.so")])
+    (root / "usr/bin/python3").symlink_to(interpreter)
     if not (root / "usr/bin/qemu-system-x86_64").exists():
         (root / "usr/bin/qemu-system-x86_64").symlink_to(qemu)
     for folder in QEMU_DATA:
