@@ -20,11 +20,14 @@ BAD = [
     ("unknown flag with a value", ["run", "--bogus", "3", "--", "true"], "--bogus"),
     ("beginning of a flag", ["run", "--eng", "bt", "--", "true"], "--eng"),
     ("flag without its value", ["run", "--cpus"], "--cpus"),
+    ("flag with a value", ["run", "--tty=1"], "--tty=1"),
+    ("-- is no value", ["run", "--cpus", "--", "1"], "--cpus needs N"),
     ("word too many", ["doctor", "now"], "now"),
     ("unknown command", ["walk"], "walk"),
     ("no command", ["--"], "--"),
     ("unknown kernel action", ["kernel", "walk"], "walk"),
     ("no kernel action", ["kernel"], "ACTION"),
+    ("two kernel actions", ["kernel", "list", "fetch"], "list fetch"),
     ("unknown engine", ["run", "--engine", "tcg", "--", "true"], "'tcg'"),
     ("memory", ["run", "--memory", "5Q", "--", "true"], "'5Q'"),
     ("too little memory", ["run", "--memory", "8M", "--", "true"], "too small"),
@@ -100,6 +103,8 @@ def test_flags() -> None:
     given = read("--rw", "/a", "--rw=/b", "--env", "K=V", "--timeout", "1.5", "--append", "a -b c")
     assert (given.rw, given.env, given.share) == (["/a", "/b"], ["K=V"], [])
     assert (given.timeout, given.append, given.tty) == (1.5, "a -b c", False)
+    assert read("--append", "-x", "-", "-t").append == "-x"
+    assert read("--append=", "--", "-t").append == ""
     assert read().rw == []
     assert set(vars(given)) == set(Given.__annotations__)
 
@@ -173,6 +178,7 @@ def test_the_facade() -> None:
 
 HEAVY = [
     "rich",
+    "argparse",
     "asyncio",
     "ctypes",
     "dataclasses",

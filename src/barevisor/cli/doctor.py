@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
-from barevisor.cli.parser import Parser
+from barevisor.cli import parser
 from barevisor.errors import HostError
 
 ABOUT = "Say what can run on this machine, and why not."
+OPTIONS = (parser.Option("json", "", "Print JSON, not a table."),)
 
 
-class Given(argparse.Namespace):
+class Given(parser.Given):
     """The command line."""
 
     json: bool
@@ -18,9 +17,7 @@ class Given(argparse.Namespace):
 
 def main(words: list[str]) -> int:
     """Raises BarevisorError."""
-    parser = Parser("bare doctor", "[OPTIONS]", ABOUT)
-    parser.options.add_argument("--json", action="store_true", help="Print JSON, not a table.")
-    given = parser.read(words, Given())
+    given = parser.Parser("bare doctor", "[OPTIONS]", ABOUT, OPTIONS).read(words, Given())
     if given is None:
         return 0
     from barevisor.cli.show import show, show_json, show_table

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from barevisor.cli.parser import Parser
+from barevisor.cli import parser
 
 ABOUT = "The kernels that guests can boot."
 ACTIONS = {
@@ -13,23 +12,33 @@ ACTIONS = {
     "fetch": "Fetch the distribution's own, without root, into the cache folder.",
 }
 
+OPTIONS = (parser.Option("json", "", "Print JSON, not a table."),)
 
-class Given(argparse.Namespace):
+
+class Given(parser.Given):
     """The command line."""
 
-    action: str
+    action: list[str]
     json: bool
 
 
 def main(words: list[str]) -> int:
     """Raises BarevisorError."""
     actions = "\n".join(f"  {name:<7}{text}" for name, text in ACTIONS.items())
-    parser = Parser("bare kernel", "[OPTIONS] ACTION", ABOUT, more=f"Actions:\n{actions}")
-    parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=argparse.SUPPRESS)
-    parser.options.add_argument("--json", action="store_true", help="Print JSON, not a table.")
-    given = parser.read(words, Given())
-    if given is not None:
-        (_list if given.action == "list" else _fetch)(given.json)
+    line = parser.Parser(
+        "bare kernel", "[OPTIONS] ACTION", ABOUT, OPTIONS, words="action",
+        more=f"Actions:\n{actions}",
+    )  # fmt: skip
+    given = line.read(words, Given())
+    if given is None:
+        return 0
+    match given.action:
+        case ["list"]:
+            _list(given.json)
+        case ["fetch"]:
+            _fetch(given.json)
+        case others:
+            line.error(f"no such ACTION: {' '.join(others)}" if others else "no ACTION given")
     return 0
 
 

@@ -6,12 +6,11 @@ hint and a report, and its own exit code. Anything else is our bug and keeps its
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 
-from barevisor.cli.parser import Parser
+from barevisor.cli.parser import Given, Parser
 from barevisor.errors import BarevisorError, ConfigError, GuestCrash
 
 TYPE_CHECKING = False  # see cli/parser.py
@@ -52,7 +51,7 @@ def _run(words: list[str]) -> int:
     parser = Parser(
         "bare", "[OPTIONS] COMMAND [ARGS]...", ABOUT, more="\n".join(["Commands:", *lines])
     )
-    if parser.read(words, argparse.Namespace()) is not None:
+    if parser.read(words, Given()) is not None:
         parser.error("no command given")
     return 0
 

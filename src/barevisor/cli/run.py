@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-
-from barevisor.cli.parser import Parser
+from barevisor.cli import parser as line
+from barevisor.cli.parser import Option, Parser
 from barevisor.errors import TESTDEV_ERROR, BarevisorError, ConfigError
 
 ABOUT = """Run a command in a Linux guest; its exit code is the command's.
@@ -13,8 +12,40 @@ The guest sees this machine's files and cannot change them: what it writes is
 gone with it. Without a command it is a shell on this terminal; ^] three times
 ends a guest that hangs."""
 
+OPTIONS = (
+    Option("engine", "ENGINE", "kvm, bt or auto. [default: auto]", "auto"),
+    Option("cpus", "N", "Virtual CPUs. [default: 1]", 1, int),
+    Option("cpu", "MODEL", "What CPU the guest sees: host, common (what both engines have), "
+           "x86-64-v2, x86-64-v3. [default: host]", "host"),
+    Option("memory", "SIZE", "Guest memory: 512M, 2G. [default: 512M]", "512M"),
+    Option("kernel", "PATH",
+           "A bzImage or vmlinux; by default /boot's newest, else a fetched one."),
+    Option("modules", "DIR", "The kernel's modules, as in /lib/modules/VERSION."),
+    Option("root", "host|DIR", "host: this machine's files, or a folder; under a throw-away "
+           "overlay. [default: host]", "host"),
+    Option("rw", "DIR", "A folder of the host that the guest may write, at the same path. The "
+           "--root folder itself: a writable root.", many=True),
+    Option("share", "HOST:GUEST[:ro]", "A folder of the host, mounted in the guest.", many=True),
+    Option("cwd", "DIR", "The command's folder; by default this one, where the guest has it."),
+    Option("env", "K=V", "An environment variable; K alone takes the caller's.", many=True),
+    Option("timeout", "SECONDS", "End everything after this time, with code 124.", None, float),
+    Option("tty", "", "Give the command a terminal.", short="t"),
+    Option("boot-log", "", "Kernel messages and times on stderr."),
+    Option("stats", "", "At the end, exits by kind with their times on stderr."),
+    Option("append", "TEXT", "More kernel parameters.", ""),
+    Option("gdb", "ADDRESS[,nowait]", "Serve gdb at :PORT (of this machine only), HOST:PORT or "
+           "unix:PATH; the guest waits for it. :0 finds a port."),
+    Option("trace", "exits|blocks[:FILE]", "A line for each exit from the guest, or (bt) for each "
+           "block of code it runs, on stderr or in FILE."),
+    Option("no-root", "", "--kernel is a bare image: multiboot, PVH or Linux; its serial port is "
+           "stdout."),
+    Option("initrd", "PATH", "With --no-root: the image's one module."),
+    Option("testdev", "", "With --no-root: the devices that test images expect."),
+    Option("debugcon", "", "With --no-root: port 0xe9 writes to stderr."),
+)  # fmt: skip
 
-class Given(argparse.Namespace):
+
+class Given(line.Given):
     """The command line."""
 
     command: list[str]
@@ -51,63 +82,11 @@ class Given(argparse.Namespace):
 
 
 def parser() -> Parser:
-    """Reads a Given."""
-    made = Parser("bare run", "[OPTIONS] [COMMAND]", ABOUT)
-    # What follows the command's name is the command's own.
-    made.arguments.add_argument(
-        "command", metavar="COMMAND", nargs=argparse.REMAINDER,
-        help="Without one: a shell. With --no-root: the image's arguments.",
+    """Reads a Given. What follows the command's name is the command's own."""
+    return Parser(
+        "bare run", "[OPTIONS] [COMMAND]", ABOUT, OPTIONS, words="command", rest=True,
+        words_help="Without one: a shell. With --no-root: the image's arguments.",
     )  # fmt: skip
-    _linux_options(made)
-    _image_options(made)
-    return made
-
-
-def _linux_options(made: Parser) -> None:
-    """And those that both kinds of guest have."""
-    add = made.options.add_argument
-    add("--engine", metavar="ENGINE", default="auto",
-        help="kvm, bt or auto.  [default: %(default)s]")  # fmt: skip
-    add("--cpus", metavar="N", type=int, default=1, help="Virtual CPUs.  [default: %(default)s]")
-    add("--cpu", metavar="MODEL", default="host", help="What CPU the guest sees: host, common "
-        "(what both engines have), x86-64-v2, x86-64-v3.  [default: %(default)s]")  # fmt: skip
-    add("--memory", metavar="SIZE", default="512M",
-        help="Guest memory: 512M, 2G.  [default: %(default)s]")  # fmt: skip
-    add("--kernel", metavar="PATH",
-        help="A bzImage or vmlinux; by default /boot's newest, else a fetched one.")  # fmt: skip
-    add("--modules", metavar="DIR", help="The kernel's modules, as in /lib/modules/VERSION.")
-    add("--root", metavar="host|DIR", default="host", help="host: this machine's files, or a "
-        "folder; under a throw-away overlay.  [default: %(default)s]")  # fmt: skip
-    add("--rw", metavar="DIR", action="append", default=[],
-        help="A folder of the host that the guest may write, at the same path. The --root folder "
-        "itself: a writable root.")  # fmt: skip
-    add("--share", metavar="HOST:GUEST[:ro]", action="append", default=[],
-        help="A folder of the host, mounted in the guest.")  # fmt: skip
-    add("--cwd", metavar="DIR",
-        help="The command's folder; by default this one, where the guest has it.")  # fmt: skip
-    add("--env", metavar="K=V", action="append", default=[],
-        help="An environment variable; K alone takes the caller's.")  # fmt: skip
-    add("--timeout", metavar="SECONDS", type=float,
-        help="End everything after this time, with code 124.")  # fmt: skip
-    add("-t", "--tty", action="store_true", help="Give the command a terminal.")
-    add("--boot-log", action="store_true", help="Kernel messages and times on stderr.")
-    add("--stats", action="store_true",
-        help="At the end, exits by kind with their times on stderr.")  # fmt: skip
-    add("--append", metavar="TEXT", default="", help="More kernel parameters.")
-    add("--gdb", metavar="ADDRESS[,nowait]", help="Serve gdb at :PORT (of this machine only), "
-        "HOST:PORT or unix:PATH; the guest waits for it. :0 finds a port.")  # fmt: skip
-    add("--trace", metavar="exits|blocks[:FILE]", help="A line for each exit from the guest, or "
-        "(bt) for each block of code it runs, on stderr or in FILE.")  # fmt: skip
-
-
-def _image_options(made: Parser) -> None:
-    add = made.options.add_argument
-    add("--no-root", action="store_true", help="--kernel is a bare image: multiboot, PVH or "
-        "Linux; its serial port is stdout.")  # fmt: skip
-    add("--initrd", metavar="PATH", help="With --no-root: the image's one module.")
-    add("--testdev", action="store_true",
-        help="With --no-root: the devices that test images expect.")  # fmt: skip
-    add("--debugcon", action="store_true", help="With --no-root: port 0xe9 writes to stderr.")
 
 
 def main(words: list[str]) -> int:
