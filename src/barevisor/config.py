@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from barevisor.errors import ConfigError
-from barevisor.records import dataclass
+from barevisor.records import TYPE_CHECKING, dataclass
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    StrPath = str | os.PathLike[str]
 
 MIB = 1 << 20
 UNITS = {"": MIB, "K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
@@ -62,10 +66,16 @@ def parse_environment(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _folder(path: str | os.PathLike[str], what: str) -> Path:
+def _path(path: StrPath) -> Path:
+    from pathlib import Path  # a bare image starts without it
+
+    return Path(path)
+
+
+def _folder(path: StrPath, what: str) -> Path:
     """The folder, resolved. Raises ConfigError."""
     try:
-        real = Path(path).resolve(strict=True)
+        real = _path(path).resolve(strict=True)
         if not real.is_dir():
             raise ConfigError(f"{what} {path}: not a folder")
         os.close(os.open(real, os.O_RDONLY | os.O_DIRECTORY))
@@ -99,7 +109,7 @@ class Share:
         mode = words.pop() if len(words) == 3 else "rw"
         if len(words) != 2 or not all(words) or mode not in ("ro", "rw"):
             raise ConfigError(f"bad share {text!r}", "give HOST:GUEST or HOST:GUEST:ro")
-        return cls(Path(words[0]), words[1], mode == "ro")
+        return cls(_folder(words[0], "share"), words[1], mode == "ro")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,7 @@ class Trace:
     def parse(cls, text: str) -> Trace:
         """KIND[:FILE]. Raises ConfigError."""
         kind, _, file = text.partition(":")
-        return cls(kind, Path(file) if file else None)
+        return cls(kind, _path(file) if file else None)
 
 
 CPU_MODELS = ("host", "common", "x86-64-v2", "x86-64-v3")
@@ -200,7 +210,7 @@ class VmConfig:
             raise ConfigError(f"unknown CPU model {self.cpu!r}", f"one of {', '.join(CPU_MODELS)}")
         for name in ("kernel", "modules"):
             if (path := getattr(self, name)) is not None:
-                set_field(self, name, Path(path))
+                set_field(self, name, _path(path))
         if self.root not in (HOST, NONE):
             set_field(self, "root", str(_folder(self.root, "root")))
         rw = tuple(_folder(path, "writable folder") for path in self.rw)
@@ -217,7 +227,7 @@ class VmConfig:
         """What the guest's root shows of the host, or None."""
         if self.root == NONE:
             return None
-        return Path("/") if self.root == HOST else Path(self.root)
+        return _path("/" if self.root == HOST else self.root)
 
     @property
     def root_writable(self) -> bool:
@@ -232,7 +242,7 @@ class VmConfig:
 
     def place(self, path: Path) -> str:
         """Where a host's path is in the guest, when it is there."""
-        root = self.root_folder or Path("/")
+        root = self.root_folder or _path("/")
         return "/" + str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
     def default_cwd(self) -> str:
@@ -241,7 +251,7 @@ class VmConfig:
             here = os.getcwd()
         except OSError:
             return "/"
-        parts = Path(here)
+        parts = _path(here)
         if any(parts.is_relative_to(share) for share in self.rw):
             return self.place(parts)
         hidden = any(parts.is_relative_to(place) for place in GUEST_ONLY)
@@ -268,9 +278,9 @@ class ImageConfig:
     `arguments` follow the image's name in its command line. `initrd` is the one module.
     """
 
-    kernel: Path
+    kernel: StrPath
     arguments: tuple[str, ...] = ()
-    initrd: Path | None = None
+    initrd: StrPath | None = None
     memory: int = 512 * MIB
     cpus: int = 1
     engine: str = "auto"

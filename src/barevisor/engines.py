@@ -7,15 +7,14 @@ machine boots again, so it is kept for that long in the cache folder.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from barevisor.cpu import select
 from barevisor.cpu.engine import Engine
 from barevisor.errors import EngineError
-from barevisor.guest.cache import cache_dir, keep, kept, read_cached, stamp
+from barevisor.guest.cache import cache_path, keep, kept, read_cached, stamp
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-DEVICE = Path("/dev/kvm")
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+DEVICE = "/dev/kvm"
 
 
 def choose(name: str) -> tuple[Engine, str]:
@@ -24,7 +23,7 @@ def choose(name: str) -> tuple[Engine, str]:
         return select.select(name)
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return select.select("bt")[0], "/dev/kvm is not here, or not for this user"
-    file, key = cache_dir() / "kvm-probe", _key()
+    file, key = os.path.join(cache_path(), "kvm-probe"), _key()
     known = kept(file, key)
     if known is not None:
         return select.select("bt" if known else "kvm")[0], known.decode("utf-8", "replace")
@@ -48,8 +47,8 @@ def for_linux(name: str) -> tuple[Engine, str]:
 def _key() -> str:
     """Names this boot of this machine, its device and this version of the probe."""
     boot = (read_cached(BOOT_ID) or os.urandom(16)).hex()
-    probe = Path(select.__file__).with_name("kvm") / "probe.py"
-    return f"{boot} {DEVICE.stat().st_rdev} {os.geteuid()} {stamp(probe)}"
+    probe = os.path.join(os.path.dirname(select.__file__), "kvm", "probe.py")
+    return f"{boot} {os.stat(DEVICE).st_rdev} {os.geteuid()} {stamp(probe)}"
 
 
 def common_features() -> frozenset[str]:

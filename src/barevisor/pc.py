@@ -22,7 +22,7 @@ from barevisor.cpu.engine import CpuState, Engine, MachineSpec
 from barevisor.devices.i8042 import I8042
 from barevisor.devices.rtc import Rtc
 from barevisor.devices.serial import FCR, Serial
-from barevisor.guest.cache import cache_dir
+from barevisor.guest.cache import cache_path
 from barevisor.records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def bare_image(config: ImageConfig, engine: Engine, serial: Output, debug: Outpu
     module = map_file(config.initrd) if config.initrd is not None else None
     prepared = None
     if opened.kind in (Kind.BZIMAGE, Kind.LINUX):
-        prepared = linux.prepare(opened, cache_dir() / "unpacked")
+        prepared = linux.prepare(opened, os.path.join(cache_path(), "unpacked"))
     # Nobody saves a test image's machine, so the engine may show all that it can.
     model = "max" if config.testdev and engine.name == "bt" else "host"
     machine = make_machine(config, engine, model)

@@ -205,3 +205,17 @@ def test_starting_imports_little(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     loaded = done.stdout.decode().rpartition("loaded:")[2].split()
     assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_a_bare_image_on_kvm_starts_without_paths_and_expressions() -> None:
+    script = (
+        "import barevisor.cli.main, barevisor.cli.run, barevisor.cli.image, barevisor.cpu.kvm.vm\n"
+        "import sys\nprint(*{'argparse', 'gettext', 'locale', 'pathlib', 're', 'urllib'}"
+        " & {*sys.modules})"
+    )
+    # -S: what other packages do at Python's start is not ours.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], capture_output=True, check=True,
+        env={"PYTHONPATH": str(Path(barevisor.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.stdout.split() == []

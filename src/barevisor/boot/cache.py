@@ -12,13 +12,14 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
-from barevisor.boot.files import map_file
+from barevisor.boot.files import StrPath, map_file
 from barevisor.errors import ConfigError
 from barevisor.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from barevisor.boot import elf
 
 MAGIC = b"BAREKRN2"
@@ -43,9 +44,9 @@ class Kernel(NamedTuple):
     data: memoryview
 
 
-def key_of(path: Path) -> bytes:
+def key_of(path: StrPath) -> bytes:
     """Names a version of a file without reading it. 40 bytes."""
-    st = path.stat()
+    st = os.stat(path)
     return struct.pack(KEY, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
@@ -78,10 +79,10 @@ def _runs(data: memoryview, s: elf.Segment) -> Iterator[tuple[int, int, int]]:
         yield s.physical + begin, s.offset + begin, s.file_size - begin
 
 
-def load(path: Path, key: bytes) -> Kernel | None:
+def load(path: StrPath, key: bytes) -> Kernel | None:
     """The kernel kept in `path`, or None when there is none, or not a sound one of ours."""
     try:
-        st = path.stat()
+        st = os.stat(path)
         if st.st_uid != os.geteuid() or st.st_mode & 0o022:
             return None
         data = map_file(path)
@@ -105,7 +106,7 @@ def load(path: Path, key: bytes) -> Kernel | None:
     return Kernel(entry, start, end, extents, data)
 
 
-def save(path: Path, key: bytes, kernel: Kernel) -> None:
+def save(path: StrPath, key: bytes, kernel: Kernel) -> None:
     """Keep `kernel`, and forget the oldest ones. A cache that cannot be written is no error."""
     head_size = struct.calcsize(HEAD) + len(kernel.extents) * struct.calcsize(EXTENT)
     at, rows = head_size, []
@@ -116,7 +117,9 @@ def save(path: Path, key: bytes, kernel: Kernel) -> None:
         "<40sQQQI", key, kernel.entry, kernel.start, kernel.end, len(kernel.extents)
     ) + b"".join(rows)
     import tempfile  # at most once a kernel
+    from pathlib import Path
 
+    path = Path(path)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".unpack-")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from barevisor.board.ram import GuestRam
 from barevisor.cpu.engine import CpuState, DescriptorTable, Registers, Segment
 
@@ -63,11 +65,11 @@ def long_mode(ram: GuestRam, entry: int, *, rsi: int) -> CpuState:
 def _identity_map(ram: GuestRam) -> int:
     directories = PAGE_TABLES + 0x2000
     pdpt = [(directories + 0x1000 * i) | PTE_PRESENT_WRITE for i in range(IDENTITY_GIB)]
-    pages = [i << 21 | PTE_PRESENT_WRITE | PTE_LARGE for i in range(512 * IDENTITY_GIB)]
+    pages = range(PTE_PRESENT_WRITE | PTE_LARGE, IDENTITY_GIB << 30, 1 << 21)
     for at, entries in (
         (PAGE_TABLES, [(PAGE_TABLES + 0x1000) | PTE_PRESENT_WRITE]),
         (PAGE_TABLES + 0x1000, pdpt),
         (directories, pages),
     ):
-        ram.write(at, b"".join(entry.to_bytes(8, "little") for entry in entries))
+        ram.write(at, struct.pack(f"<{len(entries)}Q", *entries))
     return PAGE_TABLES

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
-from pathlib import Path
 
 from barevisor.errors import ConfigError
 
+StrPath = str | os.PathLike[str]
 
-def map_file(path: Path, hint: str = "") -> memoryview:
+
+def map_file(path: StrPath, hint: str = "") -> memoryview:
     """Raises ConfigError: it cannot be opened, is no file, or is empty."""
     try:
-        with path.open("rb") as f:
+        with open(path, "rb") as f:
             if not os.fstat(f.fileno()).st_size:
                 raise ConfigError(f"{path}: empty file", hint)
             return memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import struct
 from enum import Enum
-from pathlib import Path
 
-from barevisor.boot.files import map_file
+from barevisor.boot.files import StrPath, map_file
 from barevisor.errors import ConfigError
 from barevisor.records import NamedTuple
 
@@ -39,11 +38,11 @@ class Image(NamedTuple):
     """A file that is of `kind`, mapped read-only. `path` names it in messages and caches."""
 
     kind: Kind
-    path: Path
+    path: StrPath
     data: memoryview
 
 
-def open_image(path: Path) -> Image:
+def open_image(path: StrPath) -> Image:
     """Map and identify the file. Raises ConfigError."""
     data = map_file(path, HINT)
     try:

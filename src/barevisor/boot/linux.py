@@ -6,14 +6,15 @@ startup_64: without its decompressor there is no KASLR, and boots are repeatable
 
 from __future__ import annotations
 
+import os
 import struct
-from pathlib import Path
 
 from barevisor.board import map as board_map
 from barevisor.board.ram import GuestRam
 from barevisor.boot import bzimage, cache, cpu
 from barevisor.boot.bzimage import HEADER_START, SetupHeader
 from barevisor.boot.cache import Kernel
+from barevisor.boot.files import StrPath
 from barevisor.boot.image import Image, Kind
 from barevisor.boot.layout import c_string, check, store, top_spot
 from barevisor.cpu.engine import CpuState
@@ -48,7 +49,7 @@ class Linux(NamedTuple):
     cached: bool
 
 
-def prepare(image: Image, folder: Path | None = None) -> Linux:
+def prepare(image: Image, folder: StrPath | None = None) -> Linux:
     """Unpack a bzImage, or take it from the cache in `folder` (None: no cache); a vmlinux needs
     neither. Raises ConfigError."""
     if image.kind is not Kind.BZIMAGE:
@@ -57,7 +58,7 @@ def prepare(image: Image, folder: Path | None = None) -> Linux:
     if folder is None:
         return Linux(_unpacked(image, header), header, False)
     key = cache.key_of(image.path)
-    path = folder / f"{key.hex()}.kernel"
+    path = os.path.join(folder, f"{key.hex()}.kernel")
     kept = cache.load(path, key)
     if kept is None:
         kernel = _unpacked(image, header)

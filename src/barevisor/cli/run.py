@@ -107,8 +107,6 @@ def main(words: list[str]) -> int:
 
 
 def _image(given: Given) -> int:
-    from pathlib import Path
-
     from barevisor.config import GdbListen, ImageConfig, Trace, parse_memory
 
     if given.kernel is None:
@@ -118,9 +116,9 @@ def _image(given: Given) -> int:
     if wrong := [flag for flag, value in linux_only.items() if value]:
         raise ConfigError(f"{wrong[0]} is not for bare images", "leave --no-root out for Linux")
     config = ImageConfig(
-        Path(given.kernel),
+        given.kernel,
         (*given.append.split(), *given.command),
-        Path(given.initrd) if given.initrd is not None else None,
+        given.initrd,
         parse_memory(given.memory),
         given.cpus,
         given.engine,

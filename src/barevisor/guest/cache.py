@@ -8,7 +8,12 @@ import threading
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+
+TYPE_CHECKING = False  # see records.py
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    StrPath = str | os.PathLike[str]
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, while fetching and unpacking."""
@@ -20,14 +25,21 @@ KEPT_MAGIC, KEPT_CRC_FROM = b"BAREKEP1", 12
 OFFLINE_HINT = "give --kernel PATH, or run `bare kernel fetch` once with a network"
 
 
-def cache_dir() -> Path:
+def cache_path() -> str:
     """`$XDG_CACHE_HOME/barevisor`, by default `~/.cache/barevisor`. It need not exist yet.
 
     A relative XDG_CACHE_HOME is ignored (XDG Base Directory Specification, 0.8, "Basics").
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if given.startswith("/") else Path.home() / ".cache"
-    return base / "barevisor"
+    base = given if given.startswith("/") else os.path.expanduser("~/.cache")
+    return os.path.join(base, "barevisor")
+
+
+def cache_dir() -> Path:
+    """`cache_path`, for those who go on from there."""
+    from pathlib import Path  # a start from what is kept needs none
+
+    return Path(cache_path())
 
 
 def kernels_dir() -> Path:
@@ -35,8 +47,11 @@ def kernels_dir() -> Path:
     return cache_dir() / "kernels"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: StrPath, data: bytes) -> None:
     """Make `path` hold `data`; a reader sees the old file or the new one. Raises OSError."""
+    from pathlib import Path
+
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -46,10 +61,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_cached(path: Path) -> bytes | None:
+def read_cached(path: StrPath) -> bytes | None:
     """The file's bytes, or None when it is absent or unreadable: a cache is only a help."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError:
         return None
 
@@ -57,9 +73,9 @@ def read_cached(path: Path) -> bytes | None:
 # ---- results that are kept -----------------------------------------------------------------
 
 
-def stamp(path: Path) -> str:
+def stamp(path: StrPath) -> str:
     """Names this version of a file without reading it. Raises OSError."""
-    st = path.stat()
+    st = os.stat(path)
     return f"{st.st_dev}:{st.st_ino}:{st.st_size}:{st.st_mtime_ns}:{st.st_ctime_ns}"
 
 
@@ -68,7 +84,7 @@ def place(kind: str, key: str) -> Path:
     return cache_dir() / kind / f"{zlib.crc32(_bytes(key)):08x}"
 
 
-def keep(path: Path, key: str, data: bytes) -> None:
+def keep(path: StrPath, key: str, data: bytes) -> None:
     """For `kept`. A cache that cannot be written costs time only."""
     name = _bytes(key)
     body = struct.pack("<I", len(name)) + name + data
@@ -76,7 +92,7 @@ def keep(path: Path, key: str, data: bytes) -> None:
         write_atomic(path, struct.pack("<8sI", KEPT_MAGIC, zlib.crc32(body)) + body)
 
 
-def kept(path: Path, key: str) -> bytes | None:
+def kept(path: StrPath, key: str) -> bytes | None:
     """What was kept there under exactly this key; None for anything else, or when damaged."""
     blob = read_cached(path)
     if blob is None or len(blob) < KEPT.size:
