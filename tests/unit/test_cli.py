@@ -1,5 +1,6 @@
 """The command line: parsing, errors, help, and what starting costs."""
 
+import gc
 import importlib
 import json
 import subprocess
@@ -219,3 +220,11 @@ def test_a_bare_image_on_kvm_starts_without_paths_and_expressions() -> None:
         env={"PYTHONPATH": str(Path(barevisor.__file__).parents[1])},
     )  # fmt: skip
     assert done.stdout.split() == []
+
+
+def test_the_collector_runs_again_behind_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    during = []
+    monkeypatch.setattr("barevisor.cli.main._run", lambda words: during.append(gc.isenabled()) or 0)
+    assert main(["run"]) == 0
+    assert during == [False]
+    assert gc.isenabled()

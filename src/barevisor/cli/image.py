@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -58,6 +59,8 @@ def run_image(config: ImageConfig, timeout: float | None) -> int:
         before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             vm.start()
+            gc.freeze()
+            gc.enable()
             if vm.gdb_address is not None:
                 from barevisor.cli.show import show_gdb
 

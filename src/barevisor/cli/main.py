@@ -6,6 +6,7 @@ hint and a report, and its own exit code. Anything else is our bug and keeps its
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -25,6 +26,9 @@ it."""
 def main(args: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     words = (sys.argv[1:] if args is None else args) or ["--help"]
+    # What a start makes lasts: the collector would look through it again and again. `bare run`
+    # lets it collect once the guest has started.
+    gc.disable()
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -36,6 +40,8 @@ def main(args: list[str] | None = None) -> int:
         # Nobody reads our output: what is left of it must not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        gc.enable()
     return code
 
 

@@ -8,6 +8,7 @@ signal handler.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -67,6 +68,8 @@ class Session:
         try:
             with self._progress:
                 vm.boot()
+            gc.freeze()
+            gc.enable()
             if vm.gdb_address is not None:
                 from barevisor.cli.show import show_gdb
 
