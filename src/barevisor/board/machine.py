@@ -16,7 +16,6 @@ from barevisor.board import map as board_map
 from barevisor.board import stuck
 from barevisor.board.access import Accesses
 from barevisor.board.irq import IrqLine, IrqSource
-from barevisor.board.report import cpu_report
 from barevisor.board.wiring import Wiring
 from barevisor.cpu.engine import (
     CpuState,
@@ -376,6 +375,8 @@ class Machine:
 
     def report(self) -> str:
         """Every vCPU's registers and the code it stands at, as text; pauses a running machine."""
+        from barevisor.board.report import cpu_report
+
         paused = self._want == "run" and bool(self._threads)
         if paused:
             self.pause()

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from barevisor.board import map as board_map
 from barevisor.board.ram import PAGE, GuestRam
-from barevisor.boot.elf import Elf
 from barevisor.errors import ConfigError, GuestError
+from barevisor.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from barevisor.boot.elf import Elf
 
 LOW_SPOT = 0x9_F000
 """Under the EBDA: free on every PC, and no image is linked there."""

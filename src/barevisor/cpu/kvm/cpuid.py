@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from barevisor.cpu.kvm import abi
-from barevisor.cpu.x86.cpuid import CpuidRow, host_features, lookup
+from barevisor.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from barevisor.cpu.x86.cpuid import CpuidRow
 
 INDEX_SIGNIFICANT = 1  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 HYPERVISOR, TSC_DEADLINE, MONITOR, VMX = 1 << 31, 1 << 24, 1 << 3, 1 << 5  # leaf 1, ECX
 HTT = 1 << 28  # leaf 1, EDX
 SVM = 1 << 2  # leaf 0x80000001, ECX
 SMT, CORE = 1, 2  # leaf 0xB, ECX[15:8]
+KVM_FEATURES = 0x40000001
 
 DROPPED = {0x5, 0x6, 0xA, 0xB, 0x1F, 0x8000000A}
 """Replaced (0xB) or left out: MONITOR, thermal, PMU, V2 topology, SVM."""
@@ -48,6 +52,8 @@ def table(rows: Iterable[CpuidRow]) -> abi.Cpuid:
 
 def rows(entries: Iterable[abi.CpuidEntry]) -> tuple[CpuidRow, ...]:
     """The reverse."""
+    from barevisor.cpu.x86.cpuid import CpuidRow
+
     return tuple(
         CpuidRow(
             e.function, e.index if e.flags & INDEX_SIGNIFICANT else None, e.eax, e.ebx, e.ecx, e.edx
@@ -58,6 +64,8 @@ def rows(entries: Iterable[abi.CpuidEntry]) -> tuple[CpuidRow, ...]:
 
 def features(supported: Iterable[abi.CpuidEntry], tsc_deadline: bool) -> frozenset[str]:
     """The names of x86/cpuid.py's features that a guest can have on this KVM."""
+    from barevisor.cpu.x86.cpuid import host_features, lookup
+
     known = rows(supported)
 
     def read(leaf: int, subleaf: int) -> tuple[int, int, int, int]:

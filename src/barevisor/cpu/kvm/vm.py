@@ -7,12 +7,11 @@ from collections.abc import Callable
 from errno import EACCES, ENODEV, ENOENT, ENXIO
 
 from barevisor.cpu.engine import BlockSink, GuestDebug, MachineSpec, Vcpu
-from barevisor.cpu.kvm import abi, counters, cpuid, ioctls, state
+from barevisor.cpu.kvm import abi, cpuid, ioctls, state
 from barevisor.cpu.kvm.debug import BLOCKIRQ, Stops
 from barevisor.cpu.kvm.doorbell import Doorbells
 from barevisor.cpu.kvm.late import LatePorts
 from barevisor.cpu.kvm.vcpu import KvmVcpu
-from barevisor.cpu.x86 import cpuid as models
 from barevisor.errors import ConfigError, EngineError
 from barevisor.records import TYPE_CHECKING
 
@@ -120,18 +119,19 @@ class KvmVm:
     def _wanted(self) -> frozenset[str] | None:
         """The features of the guest's CPUs; None for all that this host has. Raises EngineError,
         naming what KVM lacks."""
-        names = self.spec.features
-        if names is None and self.spec.cpu_model in models.NAMED:
-            names = models.NAMED[self.spec.cpu_model]
-        if names is None and self.spec.cpu_model not in ("host", "max"):
-            raise ConfigError(
-                f"unknown CPU model {self.spec.cpu_model!r}", f"one of {', '.join(models.MODELS)}"
-            )
+        names, model = self.spec.features, self.spec.cpu_model
+        if names is None and model not in ("host", "max"):
+            from barevisor.cpu.x86 import cpuid as models  # most guests have the host's CPU
+
+            names = models.NAMED.get(model)
+            if names is None:
+                known = ", ".join(models.MODELS)
+                raise ConfigError(f"unknown CPU model {model!r}", f"one of {known}")
         if names is not None:
             absent = sorted(names - cpuid.features(self._cpuid, self._deadline))
             if absent:
                 raise EngineError(
-                    f"CPU model {self.spec.cpu_model}: KVM here lacks {', '.join(absent)}",
+                    f"CPU model {model}: KVM here lacks {', '.join(absent)}",
                     "use --cpu common, which has what both engines have",
                 )
         return names
@@ -141,6 +141,8 @@ class KvmVm:
         cpus, irqchip = self.spec.cpus, self.spec.irqchip
         if self._features is None:
             return cpuid.adjust(self._cpuid, index, cpus, self._deadline and irqchip)
+        from barevisor.cpu.x86 import cpuid as models
+
         khz = ioctls.GET_TSC_KHZ(fd)
         return cpuid.table(models.table(self._features, index, cpus, khz, irqchip))
 
@@ -258,6 +260,8 @@ class KvmVm:
         statistics (Linux before 5.14)."""
         if not ioctls.capability(self._kvm, ioctls.GET_STATS_FD.cap):
             return {}
+        from barevisor.cpu.kvm import counters
+
         return counters.total([vcpu.stats_fd() for vcpu in self._vcpus])
 
     def close(self) -> None:
@@ -285,7 +289,8 @@ def supported_features() -> frozenset[str]:
 
 def _not_offered(told: abi.Cpuid) -> set[int]:
     """KVM's own MSRs that the guest was not told of; KVM lists them all, some not even 0."""
-    word = models.lookup(cpuid.rows(told.entries[: told.nent]), models.KVM_BASE + 1, 0).eax
+    told_of = (e.eax for e in told.entries[: told.nent] if e.function == cpuid.KVM_FEATURES)
+    word = next(told_of, 0)
     return {msr for msr, bit in state.PARAVIRTUAL.items() if not word >> bit & 1}
 
 
