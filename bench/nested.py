@@ -11,6 +11,8 @@ processors did for the nest meanwhile (to 50 ms): it varies less than wall time 
 
 Last, how long ^C and --timeout take to end `bare run` of a command that never ends: from the
 signal, or the deadline, to the end of the process, or of its `main`.
+
+The peers are the distribution's builds, and so is Python there, where it has this version (ADR 16).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import Any
 
 from barevisor.boot.initramfs import Initramfs
 from barevisor.guest.kernel import find_kernel
-from barevisor.testing import nest
+from barevisor.testing import nest, nestdisk
 
 MEMORY_MIB = 256
 COMMAND_LINE = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable"
@@ -290,6 +292,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> Any:
         found["bare"], *(found[name] for name in PEERS), strict=True))  # fmt: skip
     report.notes.append(f"boot, by rounds: {', '.join(f'{r:.2f}' for r in share)}; load "
                         f"{os.getloadavg()[0]:.1f}")  # fmt: skip
+    report.notes.append(f"Python in the nest: {nestdisk.python()[0]}")
     report.notes.append(f"peers: qemu-system-x86_64 -accel kvm: {'; '.join(rest)}")
     return report
 
