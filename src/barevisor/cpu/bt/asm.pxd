@@ -88,6 +88,6 @@ cdef inline u32 placed(Asm* a, u32 offset) noexcept nogil:
 cdef void put(Asm* a, Form* form, u32 base, u32 index) noexcept nogil
 # The page-table entry of the address in `reg`: S1 = delta, ZF set when there is none
 cdef void look_up(Asm* a, u32 reg, u32 table_disp) noexcept nogil
-# Arithmetic flags between the host's EFLAGS and Cpu.fl; both leave every register alone
+# Arithmetic flags between the host's EFLAGS and Cpu.fl. Saving changes S0, loading no register.
 cdef void save_flags(Asm* a) noexcept nogil
 cdef void restore_flags(Asm* a) noexcept nogil

@@ -17,6 +17,7 @@ from cython.cimports.barevisor.cpu.bt.operands import (
     new_site,
     write_address,
 )
+from cython.cimports.barevisor.cpu.bt.spills import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.thunk import is_divide, plan_form
 from cython.cimports.barevisor.cpu.bt.trace import *
@@ -30,10 +31,9 @@ from cython.cimports.libc.string import memset
 @cython.exceptval(check=False)
 def _operand(
     w: cython.pointer(Work), cls: u32, access: u32, number: u32, byte: u32, rex: u32,
-    form: cython.pointer(Form),
+    needed: u32, form: cython.pointer(Form),
 ) -> u32:  # fmt: skip
-    """The host register to encode. Spilled registers are loaded into what scratch is free."""
-    n: u32
+    """The host register to encode. `needed`: the spilled registers whose old values count."""
     if cls != CLS_GPR:
         return number
     if byte and 4 <= number < 8:
@@ -42,27 +42,7 @@ def _operand(
         form.rex = 1
     if not is_spilled(number):
         return host_of(number)
-    for n in range(w.nborrowed):
-        if w.borrowed[n] == number:
-            w.borrowed_write |= (access >> 1 & 1) << n
-            return w.lent[n]
-    n = w.nborrowed
-    w.nborrowed += 1
-    w.borrowed[n] = cython.cast(u8, number)
-    w.borrowed_write |= (access >> 1 & 1) << n
-    gs_load(w.a, w.lent[n], 8 * number)
-    return w.lent[n]
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _give_back(w: cython.pointer(Work)) -> cython.void:
-    """Store the spilled registers that the instruction wrote."""
-    n: u32
-    for n in range(w.nborrowed):
-        if w.borrowed_write >> n & 1:
-            gs_store(w.a, w.lent[n], 8 * w.borrowed[n])
+    return spill_use(w, number, needed >> number & 1, access & ACC_WRITE)
 
 
 def write_copy(w, i):
@@ -74,36 +54,44 @@ def write_copy(w, i):
     base: u32 = R_NONE
     index: u32 = R_NONE
     number: u32
+    needed: u32 = spills_needed(insn, f)
+    alone: cython.bint = insn.mem or is_divide(insn)
     trap: cython.pointer(Site)
     memset(cython.address(form), 0, cython.sizeof(Form))
     plan_form(cython.address(form), insn, f)
-    w.nborrowed = 0
-    w.borrowed_write = 0
-    w.lent[0] = S0
-    w.lent[1] = S1
+    w.pinned = 0
+    if alone:
+        spills_store(w)
     if insn.mem:
         w.saved_address = spills_of(insn, f) != 0
         base = look_operand(w, i, mem_size(insn), f.mem & ACC_WRITE)
         w.saved_address = 0
         index = S1
         form.mem = 1
-        w.lent[0] = S1
+        w.pinned = 1
+        spills_forget(w)
         if spills_of(insn, f):
             lea(w.a, S0, base, S1, 0, 0, 8)
             base = S0
             index = R_NONE
-    number = _operand(w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, cython.address(form))
+    number = _operand(
+        w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, needed, cython.address(form)
+    )
     if insn.has_modrm:
         form.reg = cython.cast(u8, number)
     elif f.reg_class == CLS_GPR:
         form.plus_r = 1
         form.rm = cython.cast(u8, number)
     form.vvvv = cython.cast(
-        u8, _operand(w, f.vvvv_class, f.vvvv_access, insn.vvvv, 0, rex, cython.address(form))
+        u8,
+        _operand(w, f.vvvv_class, f.vvvv_access, insn.vvvv, 0, rex, needed, cython.address(form)),
     )
     if not insn.mem and insn.has_modrm:
         form.rm = cython.cast(
-            u8, _operand(w, f.rm_class, f.rm_access, insn.rm, f.gpr8 & 2, rex, cython.address(form))
+            u8,
+            _operand(
+                w, f.rm_class, f.rm_access, insn.rm, f.gpr8 & 2, rex, needed, cython.address(form)
+            ),
         )
     if _reads_flags(w, i, f):
         flags_loaded(w)
@@ -113,7 +101,8 @@ def write_copy(w, i):
         trap.retry = w.a.size
         new_fragment(w, FRAG_TRAP, 0, trap)
     put(w.a, cython.address(form), base, index)
-    _give_back(w)
+    if alone:
+        spills_forget(w)
     if (f.flags_written | f.flags_undefined) & ALL_FLAGS:
         w.flags = IN_HOST
     _watch_stack(w, insn, f)
@@ -153,6 +142,44 @@ def _watch_stack(
     w.stack_aligned = 0
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_plain_lea(insn: cython.pointer(Insn)) -> cython.bint:
+    """Can the host's LEA do it, with at most two registers in scratch registers?"""
+    bits: u32 = 0
+    if insn.asize != 8 or insn.osize == 2 or insn.base >= 16:
+        return False
+    if is_spilled(insn.base):
+        bits |= cython.cast(u32, 1) << insn.base
+    if is_spilled(insn.index):
+        bits |= cython.cast(u32, 1) << insn.index
+    if is_spilled(insn.reg):
+        bits |= cython.cast(u32, 1) << insn.reg
+    return bits >> 9 != 7
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _plain_lea(w: cython.pointer(Work), insn: cython.pointer(Insn)) -> cython.void:
+    base: u32 = host_of(insn.base)
+    index: u32 = R_NONE if insn.index == REG_NONE else insn.index
+    to: u32 = host_of(insn.reg)
+    w.pinned = 0
+    if is_spilled(insn.base):
+        base = spill_use(w, insn.base, True, False)
+    if is_spilled(insn.index):
+        index = spill_use(w, insn.index, True, False)
+    if is_spilled(insn.reg):
+        to = spill_use(w, insn.reg, False, True)
+    lea(w.a, to, base, index, insn.scale, cython.cast(u32, insn.disp), insn.osize)
+    if insn.reg == 4 and not (
+        insn.base == 4 and not insn.disp & 7 and insn.osize == 8 and insn.index == REG_NONE
+    ):
+        w.stack_aligned = 0
+
+
 def write_lea(w, i):
     """LEA: the address without a segment base."""
     a: cython.pointer(Asm) = w.a
@@ -161,46 +188,25 @@ def write_lea(w, i):
     seg: u8 = insn.seg
     reg: u32
     to: u32 = S0 if is_spilled(insn.reg) else host_of(insn.reg)
-    whole: cython.bint = (
-        insn.asize == 8
-        and insn.base < 16
-        and not is_spilled(insn.base)
-        and (insn.index == REG_NONE or not is_spilled(insn.index))
-    )
-    if whole:
-        lea(
-            a, to, host_of(insn.base), R_NONE if insn.index == REG_NONE else insn.index, insn.scale,
-            cython.cast(u32, insn.disp), insn.osize if to != S0 else 8,
-        )  # fmt: skip
-        if to != S0:
-            if insn.reg == 4 and not (
-                insn.base == 4 and not insn.disp & 7 and insn.osize == 8 and insn.index == REG_NONE
-            ):
-                w.stack_aligned = 0
-            return
-        reg = S0
-    else:
-        insn.seg = SEG_DS
-        reg = write_address(w, i, cython.address(guest))
-        insn.seg = seg
+    if _is_plain_lea(insn):
+        _plain_lea(w, insn)
+        return
+    spills_forget(w)
+    insn.seg = SEG_DS
+    reg = write_address(w, i, cython.address(guest))
+    insn.seg = seg
     if insn.osize == 2:
-        if is_spilled(insn.reg):
-            a1(a, 0x66)
-            gs_op(a, 0x89, reg, 8 * insn.reg, 0)
-            return
         a1(a, 0x66)
-    elif insn.osize == 4 and is_spilled(insn.reg):
-        a1(a, 0x45)  # mov S0d, reg_d
-        a1(a, 0x89)
-        a1(a, 0xC0 | (reg & 7) << 3 | S0 & 7)
-        gs_store(a, S0, 8 * insn.reg)
-        return
-    elif is_spilled(insn.reg):
-        gs_store(a, reg, 8 * insn.reg)
-        return
+        if is_spilled(insn.reg):
+            gs_op(a, 0x89, reg, 8 * insn.reg, 0)
+            spills_forget(w)
+            return
     a1(a, 0x40 | (8 if insn.osize == 8 else 0) | (reg >> 3) << 2 | to >> 3)  # mov to, reg
     a1(a, 0x89)
     a1(a, 0xC0 | (reg & 7) << 3 | to & 7)
+    if is_spilled(insn.reg):
+        gs_store(a, S0, 8 * insn.reg)
+    spills_forget(w)
     if insn.reg == 4:
         w.stack_aligned = 0
 

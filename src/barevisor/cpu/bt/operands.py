@@ -11,6 +11,7 @@ from cython.cimports.barevisor.cpu.bt.analyse import host_of, is_spilled
 from cython.cimports.barevisor.cpu.bt.asm import *
 from cython.cimports.barevisor.cpu.bt.decode import *
 from cython.cimports.barevisor.cpu.bt.fields import *
+from cython.cimports.barevisor.cpu.bt.spills import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.trace import *
 from cython.cimports.libc.string import memset
@@ -21,6 +22,7 @@ from cython.cimports.libc.string import memset
 def flags_saved(w):
     """Cpu.fl has the flags. Changes S0."""
     if not w.flags & IN_MEMORY:
+        spill_lose(w, S0)
         save_flags(w.a)
         w.flags |= IN_MEMORY
 
@@ -106,6 +108,7 @@ def write_address(w, i, site):
         site[0] = cython.cast(u8, base)
         return host_of(base)
     if far:
+        spills_forget(w)
         gs_load(a, S0, at_segbase() + 8 * insn.seg)
         if base == REG_RIP:
             gs_load(a, S1, at_page_va())
@@ -128,10 +131,10 @@ def write_address(w, i, site):
         mov_imm64(a, S0, insn.disp)
     else:
         if index != REG_NONE and is_spilled(index):
-            gs_load(a, S1, 8 * index)
+            spill_load(w, S1, index)
             index = S1
         if base != REG_NONE and is_spilled(base):
-            gs_load(a, S0, 8 * base)
+            spill_load(w, S0, base)
             base = S0
         lea(
             a, S0, R_NONE if base == REG_NONE else S0 if base == S0 else host_of(base),

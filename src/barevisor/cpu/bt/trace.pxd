@@ -166,10 +166,10 @@ cdef struct Work:            # one translation in the making
     u32 stack_aligned        # RSP is known to be a multiple of eight here
     u32 crosses              # the last instruction ends in the next page: its first 15 bytes
     u8 raw[16]
-    u32 nborrowed            # spilled registers in scratch registers, for one instruction
-    u32 borrowed_write
-    u8 borrowed[4]
-    u8 lent[4]
+    u8 held[2]               # the spilled registers that S0 and S1 hold at this point, or R_NONE
+    u32 unstored             # ... bits: which of them struct Cpu does not have yet
+    u32 pinned               # ... which of them the present instruction was given
+    u32 newest               # ... which was given last
     Insn insns[48]
     u8 act[48]
     u16 offset[48]

@@ -44,6 +44,7 @@ from cython.cimports.barevisor.cpu.bt.operands import (
     write_call,
 )
 from cython.cimports.barevisor.cpu.bt.space import CODE_BELOW, CPU_SPAN, MAX_CODE_PAGES
+from cython.cimports.barevisor.cpu.bt.spills import *
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.trace import *
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
@@ -135,7 +136,12 @@ def _one(w: cython.pointer(Work), i: u32) -> cython.void:
     n: u32
     insn: cython.pointer(Insn) = cython.address(w.insns[i])
     if w.crosses and i + 1 == w.count and ACT_STEP != act != ACT_END:
+        spills_forget(w)
         _same_behind(w, i)
+    if act == ACT_JCC:
+        spills_store(w)
+    elif act > ACT_VZERO:
+        spills_forget(w)
     if act == ACT_COPY:
         write_copy(w, i)
     elif act == ACT_LEA:
@@ -171,6 +177,8 @@ def _one(w: cython.pointer(Work), i: u32) -> cython.void:
         write_privileged(w, i)
     elif act != ACT_NOP:
         write_step(w, i)
+    if act > ACT_VZERO and act != ACT_JCC:
+        spills_forget(w)
     for n in range(first, w.tr.count):
         w.tr.sites[n].next = w.a.size
         if w.flags & IN_HOST:
@@ -316,6 +324,7 @@ def _tail(w: cython.pointer(Work)) -> cython.void:
     site: cython.pointer(Site)
     if w.count and w.act[w.count - 1] >= ACT_LAST:
         return
+    spills_forget(w)
     if w.stuck:
         flags_saved(w)
         site = new_site(w, w.count, SITE_LEAVE)
@@ -335,6 +344,8 @@ def _write(w: cython.pointer(Work)) -> cython.void:
     w.tr.nfragments = 0
     _entries(w)
     w.flags = IN_MEMORY
+    w.unstored = 0
+    spills_forget(w)
     for i in range(w.count):
         _one(w, i)
     _tail(w)
