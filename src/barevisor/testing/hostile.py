@@ -383,7 +383,9 @@ def _damage_room(rng: random.Random, box: Box, mode: str) -> None:
 
 
 def drive(rng: random.Random, box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) -> None:
-    """Run until the guest gives up, two kicks have arrived, or EXITS. Raises Escaped."""
+    """Run until the guest gives up, two kicks have arrived, or EXITS. Raises Escaped, with
+    BAREVISOR_BT=lockstep also when the tiers differ (they may where a device's registers, or a
+    page table that the access itself marks, are read as data: such a run has no second time)."""
     kicks = 0
     before = vcpu.instructions()
     box.kicker.vcpu = vcpu
@@ -395,6 +397,8 @@ def drive(rng: random.Random, box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) 
         if used > MAX_CPU_SECONDS:
             raise Escaped(f"one run took {used:.2f} s of CPU time; it ended with {done}")
         match done:
+            case engine.InternalError(reason=reason) if reason.startswith("lockstep"):
+                raise Escaped(reason)
             case engine.Shutdown() | engine.InternalError() | engine.DebugStop() | engine.Halted():
                 break
             case engine.Interrupted():

@@ -129,6 +129,28 @@ HOT_ROWS: tuple[MicroGuest, ...] = (
         f"{AT}; mov rcx, [p]; jmp s; p: dq {1 << 62 | SPARE}; s: nop",
         "call rbx; push rcx; ret; add rsp, 8", ROUNDS * 2,
         "g: inc r15d; add rsp, 8; inc qword [rsp]; iretq", poke=TWINS, gates={13: Gate("g")}),
+    hot("a load across two pages", "mov ebx, SPARE_+0xFFE",
+        "mov [rbx], ebp; add r15d, [rbx]", ROUNDS * (ROUNDS + 1) // 2),
+    hot("loads of all sizes across two pages", "mov ebx, SPARE_+0xFFF; mov ecx, SPARE_",
+        "mov byte [rbx], 1; mov byte [rbx+1], 0x80; movzx eax, word [rbx]; mov r9, [rbx-6];"
+        "rol r9, 16; add eax, r9d; hex f30f6f43f2f30f7f01; add eax, [rcx+14]; add r15d, eax",
+        ROUNDS * 3 * 0x8001, cr4=3 << 9),
+    hot("a load across two pages that are entered for addresses 2 TiB away",
+        f"mov ebx, SPARE_; mov rcx, [p]; jmp s; p: dq {1 << 41 | SPARE + 0xFFE}; s: nop",
+        "mov esi, [rbx]; mov esi, [rbx+0x1000]; add r15d, [rcx]", ROUNDS, poke={
+            PML4 + 32: entry(PDPT1, 7), PDPT1: entry(PD1, 7), PD1: entry(0x200000, 0x87),
+            0x200000 + SPARE + 0xFFE: (1).to_bytes(4, "little"),
+        }),
+    hot("AH to DH with memory", AT,
+        "mov eax, 0x1234; mov [rbx], ah; add [rbx], ah; mov edx, 0x24FF; cmp [rbx], dh; jne n;"
+        "cmp dh, [rbx]; jne n; mov ch, [rbx]; test [rbx], dh; je n; movzx esi, ch; add r15d, esi;"
+        f"mov eax, ebx; mov [rax], ah; cmp byte [rbx], {SPARE >> 8 & 0xFF}; je n;"
+        "add r15d, 0x1000; n: nop", ROUNDS * 0x24),
+    hot("R9 to R11 in halves, bytes and whole, with flags between", AT,
+        "mov r9d, 0x11223344; mov r10, r9; mov r9w, 0x5566; mov r10b, r9b; lea r11, [r9+r10];"
+        "cmp r11d, r9d; mov [rbx], r11d; jb n; lea r9d, [r11+r10*2+1]; add r10w, r9w;"
+        "adc r11d, 0; mov r9, [rbx]; sub r11d, r9d; add r15d, r11d; add r15d, 1; n: nop",
+        ROUNDS * 2),
     hot("two address spaces by turns", f"mov rbx, [p]; jmp s; p: dq {WHERE}; s: nop",
         f"mov rax, cr3; xor rax, {PML4 ^ OTHER}; mov cr3, rax; add r15d, [rbx]", BOTH, poke=SPACES),
     hot("two PCIDs by turns, kept", "mov rbx, [p]; mov r8, [p+8]; mov r9, [p+16]; jmp s;"

@@ -61,11 +61,8 @@ def install() -> None:
         _condition[place] = bits
 
 
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _high_byte(insn: cython.pointer(Insn), f: cython.pointer(RowFacts)) -> cython.bint:
-    """Is an operand AH, CH, DH or BH?"""
+def high_byte(insn, f):
+    """See analyse.pxd."""
     if insn.rex or insn.vex:
         return False
     if f.gpr8 & 1 and f.reg_class == CLS_GPR and 4 <= insn.reg < 8:
@@ -100,7 +97,7 @@ def spills_of(insn, f):
 @cython.exceptval(check=False)
 def _needs_rex(insn: cython.pointer(Insn), f: cython.pointer(RowFacts)) -> cython.bint:
     """Would the host form need a REX prefix (which AH..BH do not allow)?"""
-    if insn.mem or insn.osize == 8 or spills_of(insn, f):
+    if insn.osize == 8 or spills_of(insn, f):
         return True
     if f.reg_class == CLS_GPR and not (f.gpr8 & 1) and insn.reg == 4:
         return True
@@ -135,8 +132,13 @@ def _copyable(
         return False
     if f.attrs & RF_VSIB or (f.regs_read | f.regs_written) & 0xFFF0:
         return False
-    if count > (1 if insn.mem else 2) or (_high_byte(insn, f) and _needs_rex(insn, f)):
+    if count > (1 if insn.mem else 2):
         return False
+    if high_byte(insn, f):
+        if insn.mem and f.reg_access & ACC_WRITE:
+            return False
+        if not insn.mem and _needs_rex(insn, f):
+            return False
     if not insn.mem:
         return True
     return f.mem != 0 and mem_size(insn) != 0 and _addressable(insn, offset)

@@ -86,6 +86,8 @@ cdef inline u32 placed(Asm* a, u32 offset) noexcept nogil:
 
 # An instruction, its memory operand (if form.mem) being [base + index]
 cdef void put(Asm* a, Form* form, u32 base, u32 index) noexcept nogil
+# S1 = a register rotated right; no flag changes
+cdef void rotated(Asm* a, u32 reg, u32 count) noexcept nogil
 # The page-table entry of the address in `reg`: S1 = delta, ZF set when there is none
 cdef void look_up(Asm* a, u32 reg, u32 table_disp) noexcept nogil
 # Arithmetic flags between the host's EFLAGS and Cpu.fl. Saving changes S0, loading no register.

@@ -321,18 +321,23 @@ def put(a, form, base, index):
         a1(a, cython.cast(u32, form.imm >> (8 * i)) & 0xFF)
 
 
+def rotated(a, reg, count):
+    """rorx S1, reg, count"""
+    a1(a, 0xC4)
+    a1(a, 0x43 if reg & 8 else 0x63)
+    a1(a, 0xFB)
+    a1(a, 0xF0)
+    a1(a, 0xC0 | (S1 & 7) << 3 | reg & 7)
+    a1(a, count)
+
+
 def look_up(a, reg, table_disp):
     """See asm.pxd: rorx S1, reg, 12; mov S1, gs:[S1d*8 + table_disp]; test S1, S1.
 
     The address-size prefix cuts the index to 29 bits (SDM, "Effective Address"), and RORX leaves
     the low twelve bits of the address above those.
     """
-    a1(a, 0xC4)
-    a1(a, 0x43 if reg & 8 else 0x63)
-    a1(a, 0xFB)
-    a1(a, 0xF0)
-    a1(a, 0xC0 | (S1 & 7) << 3 | reg & 7)
-    a1(a, 12)
+    rotated(a, reg, 12)
     a1(a, 0x65)
     a1(a, 0x67)
     a1(a, 0x4E)

@@ -65,6 +65,8 @@ def _slow_path(pc: u64, divides: cython.bint) -> u64:
         tr = _watched[i]
         if tr == cython.NULL or pc - cython.cast(u64, tr.mem.run) >= tr.mem.used:
             continue
+        if tr.crossing <= pc < tr.crossing_end:
+            return tr.crossing_fail
         at = cython.cast(u32, pc - cython.cast(u64, tr.mem.run))
         trace = _trace_of(tr, pc)
         if trace == cython.NULL:

@@ -1,7 +1,12 @@
 """Instructions that become the host's own, with another memory operand; LEA and the stack."""
 
 import cython
-from cython.cimports.barevisor.cpu.bt.analyse import host_of, is_spilled, spills_of
+from cython.cimports.barevisor.cpu.bt.analyse import (
+    high_byte,
+    host_of,
+    is_spilled,
+    spills_of,
+)
 from cython.cimports.barevisor.cpu.bt.asm import *
 from cython.cimports.barevisor.cpu.bt.bind import overwrites
 from cython.cimports.barevisor.cpu.bt.decode import *
@@ -56,6 +61,7 @@ def write_copy(w, i):
     number: u32
     needed: u32 = spills_needed(insn, f)
     alone: cython.bint = insn.mem or is_divide(insn)
+    scratch: cython.bint
     trap: cython.pointer(Site)
     memset(cython.address(form), 0, cython.sizeof(Form))
     plan_form(cython.address(form), insn, f)
@@ -63,20 +69,25 @@ def write_copy(w, i):
     if alone:
         spills_store(w)
     if insn.mem:
-        w.saved_address = spills_of(insn, f) != 0
+        scratch = spills_of(insn, f) != 0 or high_byte(insn, f)
+        w.saved_address = scratch
         base = look_operand(w, i, mem_size(insn), f.mem & ACC_WRITE)
         w.saved_address = 0
         index = S1
         form.mem = 1
         w.pinned = 1
         spills_forget(w)
-        if spills_of(insn, f):
+        if scratch:
             lea(w.a, S0, base, S1, 0, 0, 8)
             base = S0
             index = R_NONE
-    number = _operand(
-        w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, needed, cython.address(form)
-    )
+    if insn.mem and high_byte(insn, f):
+        rotated(w.a, insn.reg - 4, 8)  # to be read; the host's form has no such register
+        number = S1
+    else:
+        number = _operand(
+            w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, needed, cython.address(form)
+        )
     if insn.has_modrm:
         form.reg = cython.cast(u8, number)
     elif f.reg_class == CLS_GPR:

@@ -163,7 +163,7 @@ def look_at(w, i, reg, guest, size, write, alignment):
     """Look up [reg, +size); S1 = host minus linear address. `alignment`: ALIGN_*."""
     a: cython.pointer(Asm) = w.a
     site: cython.pointer(Site) = new_site(w, i, SITE_MEMORY)
-    frag: cython.pointer(Fragment)
+    unaligned: cython.pointer(Fragment) = cython.NULL
     mask: u32 = 1
     at: u32
     site.register = cython.cast(u8, guest)
@@ -181,10 +181,10 @@ def look_at(w, i, reg, guest, size, write, alignment):
         test_low(a, reg, mask - 1)
         at = jcc(a, CC_NE)
         if alignment == ALIGN_ANY:
-            frag = new_fragment(w, FRAG_UNALIGNED, at, site)
-            frag.back = a.size
-            frag.register = cython.cast(u8, reg)
-            frag.size = size
+            unaligned = new_fragment(w, FRAG_UNALIGNED, at, site)
+            unaligned.back = a.size
+            unaligned.register = cython.cast(u8, reg)
+            unaligned.size = size
         else:
             # The interpreter raises what is to be raised, and behind it nothing is known of RSP.
             new_fragment(w, FRAG_CALL, at, new_site(w, i, SITE_STEP))
@@ -192,6 +192,8 @@ def look_at(w, i, reg, guest, size, write, alignment):
     site.retry = a.size
     look_up(a, reg, (w.cpu.vm.write_shift << 3) if write else 0)
     new_fragment(w, FRAG_CALL, jcc(a, CC_E), site)
+    if unaligned != cython.NULL:
+        unaligned.found = a.size
     w.flags &= ~cython.cast(u32, IN_HOST)
 
 

@@ -547,6 +547,7 @@ cdef struct Cpu:
     u64 target               # an indirect branch's, while its return address is pushed
     u64 resume               # host address where translated code goes on
     u64 spill                # a host register, for a moment
+    u64 crossed[8]           # what a load across two pages finds: the ends of both
     u32 site                 # which place in translated code called
     u32 branch               # the site of the last indirect branch
     u32 status               # ST_*: what translated code ended with

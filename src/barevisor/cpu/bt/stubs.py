@@ -1,6 +1,6 @@
 """How translated code is entered, how it calls the VMM, and how it goes on.
 
-Four pieces of code, written once into each VM's code memory. A site calls `call_site`; the number
+Five pieces of code, written once into each VM's code memory. A site calls `call_site`; the number
 behind the call says which. All guest registers then go to struct Cpu, a C function decides, and
 translated code goes on wherever that says, with registers, and if asked for flags and vector
 registers, loaded again.
@@ -10,10 +10,11 @@ import cython
 from cython.cimports.barevisor.cpu.bt.asm import *
 from cython.cimports.barevisor.cpu.bt.codemem import code_add
 from cython.cimports.barevisor.cpu.bt.state import *
-from cython.cimports.barevisor.cpu.bt.trace import Translator
+from cython.cimports.barevisor.cpu.bt.trace import CROSS_SIZE, Translator
 
 SAVED: cython.uint[6] = cython.declare(cython.uint[6])
 SAVED[0], SAVED[1], SAVED[2], SAVED[3], SAVED[4], SAVED[5] = 3, 5, 12, 13, 14, 15
+H_RDX: u32 = cython.declare(u32, 2)
 CALL_RAX: u32 = cython.declare(u32, 0xD0)
 
 
@@ -210,6 +211,64 @@ def _miss(a: cython.pointer(Asm), call_site: u64) -> cython.void:
     a4(a, 0)
 
 
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _joined(a: cython.pointer(Asm), fields: cython.pointer(Cpu), n: u32) -> cython.void:
+    """Copy the CROSS_SIZE bytes at S1 to part n of Cpu.crossed, through rdx."""
+    k: u32
+    for k in range(CROSS_SIZE // 8):
+        load_at(a, H_RDX, S1, 8 * k)
+        gs_store(a, H_RDX, field_of(cython.address(fields.crossed[0])) + CROSS_SIZE * n + 8 * k)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _crossing(a: cython.pointer(Asm), fields: cython.pointer(Cpu)) -> u32:
+    """Join the end of S0's page and the start of the next one; S1 = where that is, minus where the
+    guest has it, and ZF clear. ZF set: a page is not in the table. The offset of that way out."""
+    first: u32
+    second: u32
+    fail: u32
+    a1(a, 0x50)  # push rax; push rdx
+    a1(a, 0x52)
+    mov_rr(a, H_RAX, S0)
+    a1(a, 0x48)  # or rax, 4095
+    a1(a, 0x0D)
+    a4(a, 0xFFF)
+    look_up(a, H_RAX, 0)
+    first = jcc(a, CC_E)
+    lea(a, S1, H_RAX, S1, 0, cython.cast(u32, 1 - CROSS_SIZE), 8)
+    _joined(a, fields, 0)
+    lea(a, H_RAX, H_RAX, R_NONE, 0, 1, 8)
+    look_up(a, H_RAX, 0)
+    second = jcc(a, CC_E)
+    lea(a, S1, H_RAX, S1, 0, 0, 8)
+    _joined(a, fields, 1)
+    gs_load(a, S1, field_of(cython.address(fields.self)))
+    lea(a, S1, S1, R_NONE, 0, field_of(cython.address(fields.crossed[0])) + CROSS_SIZE, 8)
+    a1(a, 0x49)  # sub S1, rax
+    a1(a, 0x29)
+    a1(a, 0xC0 | S1 & 7)
+    a1(a, 0x5A)  # pop rdx; pop rax
+    a1(a, 0x58)
+    a1(a, 0x4D)  # test S1, S1
+    a1(a, 0x85)
+    a1(a, 0xD2)
+    a1(a, 0xC3)
+    bind_here(a, first)
+    bind_here(a, second)
+    fail = a.size
+    a1(a, 0x5A)
+    a1(a, 0x58)
+    a1(a, 0x45)  # xor S1d, S1d
+    a1(a, 0x31)
+    a1(a, 0xD2)
+    a1(a, 0xC3)
+    return fail
+
+
 def stubs_write(tr, handler):
     """See stubs.pxd. 0, or -1 when code memory is too small."""
     fields: cython.pointer(Cpu) = cython.NULL
@@ -223,6 +282,11 @@ def stubs_write(tr, handler):
     tr.call_site = _keep(tr)
     _miss(_start(tr), tr.call_site)
     tr.miss = _keep(tr)
+    fail: u32 = _crossing(_start(tr), fields)
+    tr.crossing_end = cython.cast(u64, tr.asm_.size)
+    tr.crossing = _keep(tr)
+    tr.crossing_fail = tr.crossing + fail
+    tr.crossing_end += tr.crossing
     tr.stub_bytes = cython.cast(u32, tr.mem.used)
     # Pieces are kept in turn: if one did not fit, the last did not either.
-    return 0 if tr.miss else -1
+    return 0 if tr.crossing else -1

@@ -385,7 +385,8 @@ def _interpret(
     if status != ST_NEXT or cpu.exit_reason:
         return 0
     if flags & SITE_DISPATCH:
-        return _onward(cpu, tr)
+        tr.early = tr.lockstep
+        return 0 if tr.lockstep else _onward(cpu, tr)
     if cpu.rip != next_rip or cpu.mode != mode or cpu.cpl != cpl or cpu.vm.flushes != flushes:
         return 0
     tr.early = 1

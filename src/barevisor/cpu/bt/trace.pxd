@@ -59,6 +59,7 @@ cdef enum:
     FRAG_VECTORS = 3
     FRAG_TRAP = 4            # only a fault of the host leads there
     FRAG_DONE = 5
+    CROSS_SIZE = 32
     H_STACK_TOP = 254        # _look: the address is RSP - 8
     GATE_UD = 1              # bind.H_RAISE_UD
     MAX_TRACES = 262144
@@ -106,7 +107,8 @@ cdef struct Site:            # 48 bytes
 cdef struct Fragment:        # code out of line
     u32 kind                 # FRAG_*
     u32 at                   # displacement of the branch that leads here
-    u32 back                 # FRAG_UNALIGNED: where to go on
+    u32 back                 # FRAG_UNALIGNED: where to look up
+    u32 found                # ... where to go on when that is done
     u32 site                 # index from the trace's first
     i32 target
     u8 register              # host register with the linear address
@@ -123,6 +125,9 @@ cdef struct Translator:      # one for the VM
     u64 call_site            # what a site calls; four bytes with its number follow the call
     u64 load_vectors
     u64 miss                 # calls site 0, a SITE_MISS
+    u64 crossing             # called: S1 for a load of up to CROSS_SIZE bytes at S0; ZF: none
+    u64 crossing_end
+    u64 crossing_fail        # where to go on when the host faults in there
     u64 cold                 # offset in code memory behind the last code out of line
     u64 cold_start           # ... where that begins: apart, so that hot code is dense
     u32 stub_bytes           # code memory that stubs take: stays when the rest is dropped

@@ -192,7 +192,8 @@ def _one(w: cython.pointer(Work), i: u32) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def _unaligned(w: cython.pointer(Work), frag: cython.pointer(Fragment)) -> cython.void:
-    """Not aligned, but perhaps within the page: mov S1d, reg_d; and S1d, 4095; cmp; jbe back"""
+    """Not aligned, but perhaps within the page: mov S1d, reg_d; and S1d, 4095; cmp; jbe back. Loads
+    across two pages are joined by a stub; the rest is for the interpreter."""
     a: cython.pointer(Asm) = w.a
     site: cython.pointer(Site) = cython.address(w.tr.sites[frag.site])
     crossing: cython.pointer(Site)
@@ -208,6 +209,11 @@ def _unaligned(w: cython.pointer(Work), frag: cython.pointer(Fragment)) -> cytho
     a1(a, 0xF8 | S1 & 7)
     a4(a, 4096 - frag.size)
     bind_to(a, jcc(a, 6), frag.back)
+    if not site.flags & SITE_WRITE and frag.size <= CROSS_SIZE:
+        if frag.register != S0:
+            mov_rr(a, S0, frag.register)
+        call_host(a, w.tr.crossing)
+        bind_to(a, jcc(a, CC_NE), frag.found)
     crossing = new_site(w, w.count, SITE_STEP)
     crossing.offset = site.offset
     crossing.length = site.length
