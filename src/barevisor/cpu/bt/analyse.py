@@ -3,6 +3,7 @@
 import cython
 from cython.cimports.barevisor.cpu.bt.asm import *
 from cython.cimports.barevisor.cpu.bt.bind import (
+    H_RAISE_UD,
     HINT_LEA,
     SHAPE_CALL_IND,
     SHAPE_CALL_REL,
@@ -201,7 +202,7 @@ def gather_code(w):
             w.stuck = 1
             break
         f = facts(insn.row)
-        if f.fallback and gate(w.cpu, f, w.mode) == GATE_UD:
+        if f.fallback and gate(w.cpu, f, w.mode) == H_RAISE_UD:
             insn.row = f.fallback
             f = facts(insn.row)
         act = _rule_of(w, insn, f, pos)

@@ -75,7 +75,6 @@ cdef void bind_here(Asm* a, u32 at) noexcept nogil
 cdef void bind_to(Asm* a, u32 at, u32 place) noexcept nogil
 # call to a host address within 2 GiB
 cdef void call_host(Asm* a, u64 target) noexcept nogil
-cdef void align(Asm* a, u32 to) noexcept nogil
 # An empty buffer whose bytes will lie at `base`
 cdef void asm_start(Asm* a, u64 base) noexcept nogil
 # What follows will lie at `base`

@@ -7,25 +7,12 @@ reached through GS (space.pxd), so one translation serves every virtual CPU.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.emit import form_prefixes
+from cython.cimports.barevisor.cpu.bt.fields import at_fl, at_spill
 from cython.cimports.barevisor.cpu.bt.space import CPU_SPAN
 from cython.cimports.barevisor.cpu.bt.state import *
 
 NO_SPLIT: u32 = cython.declare(u32, 0xFFFFFFFF)
 REX: u32 = cython.declare(u32, 0x40)
-FIELD_FL: u32 = cython.declare(u32)
-FIELD_SPILL: u32 = cython.declare(u32)
-
-
-@cython.cfunc
-def _fields() -> cython.void:
-    global FIELD_FL, FIELD_SPILL
-    none: cython.pointer(Cpu) = cython.NULL
-    FIELD_FL = cython.cast(u32, cython.cast(cython.size_t, cython.address(none.fl)))
-    FIELD_SPILL = cython.cast(u32, cython.cast(cython.size_t, cython.address(none.spill)))
-
-
-_fields()
-
 # ---- where it will lie -------------------------------------------------------------------
 
 
@@ -290,12 +277,6 @@ def call_host(a, target):
     a4(a, cython.cast(u32, target - (a.base + placed(a, a.size) + 4)))
 
 
-def align(a, to):
-    """INT3 up to a multiple of `to`: nothing runs there."""
-    while a.size & (to - 1) and not a.overflow:
-        a1(a, 0xCC)
-
-
 # ---- guest instructions ------------------------------------------------------------------
 
 
@@ -358,15 +339,15 @@ def save_flags(a):
     a1(a, 0x90)
     a1(a, 0xC0)
     a1(a, 0x66)
-    gs_op(a, 0x89, H_RAX, FIELD_FL, 0)
+    gs_op(a, 0x89, H_RAX, at_fl(), 0)
     mov_rr(a, H_RAX, S0)
 
 
 def restore_flags(a):
     """See asm.pxd. S0 and S1 may be in use: rax is put aside in memory."""
-    gs_store(a, H_RAX, FIELD_SPILL)
-    gs_op(a, 0x0FB7, H_RAX, FIELD_FL, 0)  # no wider than it was stored: else the load waits
+    gs_store(a, H_RAX, at_spill())
+    gs_op(a, 0x0FB7, H_RAX, at_fl(), 0)  # no wider than it was stored: else the load waits
     a1(a, 0x04)
     a1(a, 0x7F)
     a1(a, 0x9E)
-    gs_load(a, H_RAX, FIELD_SPILL)
+    gs_load(a, H_RAX, at_spill())

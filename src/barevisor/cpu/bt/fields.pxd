@@ -11,6 +11,9 @@ cdef inline u32 at_branch() noexcept nogil:
 cdef inline u32 at_cpl() noexcept nogil:
     return field_of(&(<Cpu*> NULL).cpl)
 
+cdef inline u32 at_fl() noexcept nogil:
+    return field_of(&(<Cpu*> NULL).fl)
+
 cdef inline u32 at_gs_base() noexcept nogil:
     return field_of(&(<Cpu*> NULL).segs[SEG_GS].base)
 
@@ -25,6 +28,9 @@ cdef inline u32 at_page_va() noexcept nogil:
 
 cdef inline u32 at_segbase() noexcept nogil:
     return field_of(&(<Cpu*> NULL).segbase[0])
+
+cdef inline u32 at_spill() noexcept nogil:
+    return field_of(&(<Cpu*> NULL).spill)
 
 cdef inline u32 at_sysflags() noexcept nogil:
     return field_of(&(<Cpu*> NULL).sysflags)

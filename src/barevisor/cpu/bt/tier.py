@@ -21,6 +21,7 @@ from cython.cimports.barevisor.cpu.bt.faults import (
     timer_arm,
 )
 from cython.cimports.barevisor.cpu.bt.paging import ACCESS_WRITE, translate
+from cython.cimports.barevisor.cpu.bt.registers import canonical
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     resume_others,
     stop_others,
@@ -48,7 +49,7 @@ from cython.cimports.posix.mman import (
 
 from barevisor.errors import EngineError
 
-DIRECT_REACH: u64 = cython.declare(u64, 0x80002000)
+DIRECT_REACH: u64 = cython.declare(u64, 0x80002000)  # of a 32-bit displacement, from its page
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 MAX_SITES = cython.declare(cython.size_t, 4 << 20)
 
@@ -169,12 +170,10 @@ def enter_trace(cpu, trace):
     """See tier.pxd."""
     tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
     cpu.page_va = cpu.regs[REG_RIP] & PAGE_MASK
-    cpu.resume_vec = 0
-    cpu.resume_flags = 0
     _select(cpu, tr, cpu.gs_loaded == 0)
     if cpu.timer_deadline != cpu.armed_deadline or cpu.timer_thread != cpu.thread:
         timer_arm(cpu)
-    return cython.cast(enter_t, tr.enter)(trace.entry + TRACE_INNER)
+    return cython.cast(enter_t, tr.enter)(_go_to(cpu, trace.entry + TRACE_INNER))
 
 
 @cython.cfunc
@@ -250,6 +249,17 @@ def _go_on(
     cpu.resume_vec = trace.flags & TRACE_VEC
     cpu.resume_flags = flags & SITE_FLAGS
     return cython.cast(u64, tr.mem.run) + offset
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _go_to(cpu: cython.pointer(Cpu), way_in: u64) -> u64:
+    """Go on at a translation's start, which loads what it needs."""
+    cpu.resume_vec = 0
+    cpu.resume_flags = 0
+    return way_in
 
 
 @cython.cfunc
@@ -423,10 +433,8 @@ def _onward(cpu: cython.pointer(Cpu), tr: cython.pointer(Translator)) -> u64:
     if trace == cython.NULL:
         return 0
     cpu.page_va = cpu.rip & PAGE_MASK
-    cpu.resume_vec = 0
-    cpu.resume_flags = 0
     _select(cpu, tr, False)
-    return trace.entry + TRACE_INNER
+    return _go_to(cpu, trace.entry + TRACE_INNER)
 
 
 @cython.cfunc
@@ -465,9 +473,7 @@ def _link(
         _patch(tr, site, entry)
     elif site.flags & SITE_DEAD and site.trace.host == trace.host:
         evict_forward(tr, site.trace, trace)
-    cpu.resume_vec = 0
-    cpu.resume_flags = 0
-    return trace.entry + TRACE_INNER
+    return _go_to(cpu, trace.entry + TRACE_INNER)
 
 
 @cython.cfunc
@@ -489,7 +495,7 @@ def _branch(
     """A branch to the linear address missed_va: note where its translation is."""
     va: u64 = cpu.missed_va
     trace: cython.pointer(Block)
-    if not _canonical(va) and site.length:
+    if not canonical(va) and site.length:
         # SDM, CALL, RET, JMP: a target that is not canonical is #GP at the branch itself.
         cpu.regs[4] -= site.undo
         return _interpret(cpu, tr, site)
@@ -505,17 +511,7 @@ def _branch(
     else:
         space_jump(cpu.space, va, trace.entry)
     space_code(cpu.space, trace.page, va)
-    cpu.resume_vec = 0
-    cpu.resume_flags = 0
-    return trace.entry
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _canonical(va: u64) -> cython.bint:
-    return cython.cast(u64, cython.cast(i64, va << 16) >> 16) == va
+    return _go_to(cpu, trace.entry)
 
 
 @cython.cfunc
@@ -530,7 +526,7 @@ def _other_page(
     at its target."""
     va: u64 = cpu.missed_va + site.offset
     cpu.missed_va = va
-    if not _canonical(va) and va - cpu.page_va + DIRECT_REACH < 2 * DIRECT_REACH:
+    if not canonical(va) and va - cpu.page_va + DIRECT_REACH < 2 * DIRECT_REACH:
         cpu.rip = va
         return 0
     return _branch(cpu, tr, cython.address(tr.sites[cpu.branch]))

@@ -60,8 +60,7 @@ cdef enum:
     FRAG_TRAP = 4            # only a fault of the host leads there
     FRAG_DONE = 5
     CROSS_SIZE = 32
-    H_STACK_TOP = 254        # _look: the address is RSP - 8
-    GATE_UD = 1              # bind.H_RAISE_UD
+    H_STACK_TOP = 254        # look_at: the address is RSP - 8
     MAX_TRACES = 262144
 
 cdef enum:                   # Block.flags of traces
@@ -109,7 +108,7 @@ cdef struct Fragment:        # code out of line
     u32 at                   # displacement of the branch that leads here
     u32 back                 # FRAG_UNALIGNED: where to look up
     u32 found                # ... where to go on when that is done
-    u32 site                 # index from the trace's first
+    u32 site
     i32 target
     u8 register              # host register with the linear address
     u8 save                  # FRAG_EDGE: flags must be saved on the way
@@ -143,13 +142,12 @@ cdef struct Translator:      # one for the VM
     u64 drops                # how often everything was dropped
     u64 ticks                # host TSC spent translating
     u64 calls[8]             # by Site.kind
-    u64 faults               # accesses for which a table entry was made
     u32 steps[2048]          # by row: instructions left to the interpreter
     Block** index            # traces by ascending address, for the host's faults
     u32 indexed
     u32 pages                # the last of Slot.code_numbers
     Asm asm_
-    Fragment fragments[512]
+    Fragment fragments[MAX_FRAGMENTS]
     u32 nfragments
     u32 pad2
 
@@ -175,8 +173,8 @@ cdef struct Work:            # one translation in the making
     u32 unstored             # ... bits: which of them struct Cpu does not have yet
     u32 pinned               # ... which of them the present instruction was given
     u32 newest               # ... which was given last
-    Insn insns[48]
-    u8 act[48]
-    u16 offset[48]
-    u16 live[48]
-    u16 live_in[48]
+    Insn insns[TRACE_LIMIT]
+    u8 act[TRACE_LIMIT]
+    u16 offset[TRACE_LIMIT]
+    u16 live[TRACE_LIMIT]
+    u16 live_in[TRACE_LIMIT]
