@@ -389,6 +389,11 @@ DEBUG = (
       "mov ecx, ss;" + STEP + "mov ss, ecx; icebp; a: icebp; b: nop; c: nop; end;" + TRAPS +
       "cmp dword [rsp], c; jne x; and dword [rsp+16], -257; x: iretq",
       ("a", 0, "b", 0, "c", 0x4000), gates={1: Gate("h")}),
+    *(M(f"trap: {name} holds an instruction breakpoint back", mode,
+        text + "a: xor ecx, ecx; b: nop; end; h: " + f"report dword [{sp}]; end",
+        ("b",), gates={1: Gate("h")}, dr={0: "a", 1: "b", 7: 0x40A})
+      for name, mode, sp, text in (("MOV SS", "long", "rsp", "mov ecx, ss; mov ss, ecx;"),
+                                   ("POP SS", "prot32", "esp", "push ss; pop ss;"))),
     M("trap: general detect right behind MOV SS", "long",
       "mov eax, 0x2400; mov dr7, rax; mov ecx, ss; xor edx, edx;" + STEP +
       "mov ss, ecx; a: mov dr6, rdx; b: nop; end;"

@@ -153,8 +153,10 @@ def _step(cpu: cython.pointer(Cpu)) -> cython.int:
         return after_step(cpu)
     if cpu.vm.nbreaks and not cpu.debug_step and stop_here(cpu, cpu.rip):
         return ST_EXIT
-    if cpu.dr[7] & DR7_ENABLED and code_breakpoint(cpu, cpu.rip + cpu.segbase[SEG_CS]):
-        return ST_FAULT
+    # SDM, "Masking Exceptions and Interrupts When Switching Stacks": not right behind MOV SS.
+    if cpu.dr[7] & DR7_ENABLED and shadow != SHADOW_MOV_SS:
+        if code_breakpoint(cpu, cpu.rip + cpu.segbase[SEG_CS]):
+            return ST_FAULT
     cpu.shadow = 0
     cpu.budget = 0
     status = _run_block(cpu, cpu.mode | MODE_STEP)
