@@ -38,6 +38,7 @@ FAST_STRINGS = cython.declare("u64", 1)
 NO_BTS_NO_PEBS = cython.declare("u64", 0x1800)
 # Fast strings, thermal control, SpeedStep, MONITOR, CPUID limit, xTPR, XD: kept, without effect.
 MISC_WRITABLE = cython.declare("u64", 0x4_00C5_0009)
+ASYNC_PF_RESERVED = cython.declare("u64", 0x30)
 
 
 def msr_reset(cpu):
@@ -166,6 +167,8 @@ def read_special(cpu, index, value):
         or index == IA32_MCG_CAP
         or index == IA32_MCG_STATUS
         or index == IA32_DEBUGCTL
+        or index == IA32_PERF_CAPABILITIES
+        or index == KVM_ASYNC_PF
     ):
         value[0] = 0
     else:
@@ -250,6 +253,8 @@ def write_kvm(cpu, index, value):
     elif index == KVM_PV_EOI and cpu.vm.irqchip and not value & 2:
         cpu.msr_kvm_pv_eoi = value
         cpu.apic.pv_eoi_armed = 0
+    elif index == KVM_ASYNC_PF:
+        return (value & ASYNC_PF_RESERVED) != 0  # taken, but no page is ever late here
     else:
         return 1
     return 0
