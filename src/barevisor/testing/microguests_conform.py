@@ -14,6 +14,7 @@ from barevisor.testing.micro import (
     DATA,
     GDT,
     MMIO,
+    PDPT,
     PML4,
     SPARE,
     STACK,
@@ -183,6 +184,20 @@ CONTROL = (
       "mov dword [PT_+0x80], 0x11007; mov eax, PML4_+1; mov cr3, rax; report dword [SPARE_];"
       "mov rax, PML4_; mov cr3, rax; report dword [SPARE_]; mov rax, cr3; report eax; end",
       (1, 2, 2, PML4), cr4=PCIDE),
+    *(M(f"pcid: invlpg forgets all of a 2 MiB page of a PCID that was kept, {name}", "long",
+        "mov dword [0x200000], 1; mov dword [0x205000], 2; mov rax, PML4_+1; mov cr3, rax;"
+        "push UDATA; push USTACK_; push 2; push UCODE64; push u; iretq;"
+        "u: mov ebx, 0x40000000; mov r8d, [rbx]; mov r9d, [rbx+0x5000]; int 0x40;"
+        "mov r10d, [rbx]; mov r11d, [rbx+0x5000]; int 0x41;"
+        f"k: mov rax, {1 << 63 | PML4 | 2:#x}; mov cr3, rax; mov rax, {1 << 63 | PML4 | 1:#x};"
+        f"mov cr3, rax; mov dword [SPARE_], {new:#x}; invlpg [rbx]; iretq;"
+        "l: report r8d; report r9d; report r10d; report r11d; end", (1, 2, 3, last),
+        gates={0x40: Gate("k", dpl=3), 0x41: Gate("l", dpl=3)}, cr4=PCIDE,
+        poke={PDPT + 8: entry(SPARE, 7), SPARE: entry(0x200000, 0x87), 0: le(3),
+              SPARE + 0x2000: entry(0, 7) + bytes(32) + entry(SPARE + 0x3000, 7),
+              SPARE + 0x3000: le(4)})
+      for name, new, last in (("small pages in its place", SPARE + 0x2000 | 7, 4),
+                              ("another in its place", 0x87, 0xC0000097))),
     raises("xcr: xgetbv without OSXSAVE", "xor ecx, ecx; b: xgetbv", UD),
     raises("xcr: xsetbv without OSXSAVE", "xor ecx, ecx; b: xsetbv", UD),
     M("xcr: OSXSAVE is seen in CPUID", "long",

@@ -31,6 +31,7 @@ cdef inline size_t entry_of(handler_t handler) noexcept nogil:
 cdef enum:
     JUMP_SIZE = 1024         # entries of Cpu.jumps
     TLB_SIZE = 1024          # entries per mmu index, direct mapped by page number
+    LARGE_COUNT = 512        # places for what was cut from 2 MiB pages
     MMU_SUPERVISOR = 0       # SMAP enforced (if CR4.SMAP)
     MMU_USER = 1
     MMU_SUPERVISOR_AC = 2    # supervisor with RFLAGS.AC = 1: SMAP does not apply
@@ -174,6 +175,10 @@ cdef struct ItlbEntry:
     u64 host
     u64 gpa                  # as in TlbEntry
     u64 pad
+
+cdef struct LargePage:       # what the TLBs may hold of a 2 MiB page
+    u64 region               # its number + 1, or ~0: of several; 0: nothing
+    u64 parts                # a bit for each 32 KiB of it
 
 cdef struct Jump:            # where a computed branch went: target in CS, and under which stamp
     u64 target
@@ -524,9 +529,10 @@ cdef struct Cpu:
     # bits are mode and CPL, the rest counts flushes of that half's translations.
     u64 stamps[2]
     Jump jumps[1024]
-    # Which addresses may have TLB entries cut from large pages: a bit for each hash of the 2 MiB
-    # region, and of the GiB for anything larger; [0] not global, [1] global pages
-    u64 large_pages[32]
+    # Which addresses may have TLB entries cut from large pages: a place for each hash of the 2 MiB
+    # region, and a bit for the GiB of anything larger; first not global, then global pages
+    LargePage large_pages[1024]
+    u32 large_held[2]        # whether any place is in use
     u64 tlb_used[48]         # a bit for each TLB place that was filled since the last flush
     u64 itlb_used[32]
     u64 huge_pages[2]

@@ -3,6 +3,7 @@ from barevisor.cpu.bt.paging cimport Walk
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long x) nogil
+    int __builtin_popcountll(unsigned long long x) nogil
 
 # What page_walk found for `va` in `slot`
 cdef void tlb_fill(Cpu* cpu, u64 va, u32 idx, Walk* walk, Slot* slot) noexcept nogil

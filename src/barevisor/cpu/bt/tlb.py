@@ -27,13 +27,17 @@ from cython.cimports.libc.string import memcpy, memset
 
 PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+LARGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFE00000)
+SEVERAL: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
+CR4_PCIDE: u64 = cython.declare(u64, 1 << 17)
+FEW_PARTS: cython.int = cython.declare(cython.int, 8)
 
 
 def tlb_flush(cpu, keep_global):
     """Forget all translations, or all but those of global pages."""
     idx: cython.uint
-    memset(cpu.large_pages, 0, 128 if keep_global else 256)
-    cpu.huge_pages[0] = 0
+    if not keep_global or not cpu.cr4 & CR4_PCIDE:  # else a PCID's spaces may hold some still
+        _forget_large(cpu, 0)
     forget_jumps(cpu, 0)
     if not keep_global or cpu.private_code:
         forget_jumps(cpu, 1)
@@ -43,7 +47,7 @@ def tlb_flush(cpu, keep_global):
         space_flush_private(cpu)
         return
     space_flush(cpu)
-    cpu.huge_pages[1] = 0
+    _forget_large(cpu, 1)
     memset(cpu.tlb_used, 0, cython.sizeof(cpu.tlb_used))
     memset(cpu.itlb_used, 0, cython.sizeof(cpu.itlb_used))
     for idx in range(MMU_COUNT):
@@ -91,32 +95,93 @@ def forget_jumps(cpu: cython.pointer(Cpu), half: u64) -> cython.void:
 def tlb_flush_page(cpu, va):
     """Forget one page's translations, global or not; all of it, where it was a larger page, even
     if the page tables do not say so any more (SDM, INVLPG)."""
-    idx: cython.uint
-    n: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1))
-    word: cython.uint = cython.cast(cython.uint, (va >> 27) & 15)
+    half: cython.uint
+    place: cython.pointer(LargePage)
     if (cpu.huge_pages[0] | cpu.huge_pages[1]) >> ((va >> 30) & 63) & 1:
         tlb_flush(cpu, 0)
         return
-    if (cpu.large_pages[word] | cpu.large_pages[16 + word]) >> ((va >> 21) & 63) & 1:
-        _flush_large(cpu, va)
-        space_flush_page(cpu, va, 1)
-    space_flush_page(cpu, va, 0)
     forget_jumps(cpu, va >> 63)
+    for half in range(2):
+        place = _large(cpu, va, half)
+        if place.region == SEVERAL:
+            _flush_large(cpu, va)
+        elif place.region == (va >> 21) + 1:
+            place.region = 0
+            _flush_parts(cpu, va, place.parts)
+    _flush_one(cpu, va)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _flush_one(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
+    """Forget 4 KiB."""
+    idx: cython.uint
+    n: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1))
+    space_flush_page(cpu, va, 0)
     for idx in range(MMU_COUNT):
         cpu.tlbs[idx][n] = cpu.tlb_blank[n]
     for idx in range(2):
         cpu.itlbs[idx][n] = cpu.itlb_blank[n]
 
 
+# ---- large pages -------------------------------------------------------------------------
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _large(cpu: cython.pointer(Cpu), va: u64, shared: u64) -> cython.pointer(LargePage):
+    """The place of the 2 MiB around `va`; `shared`: of a global page. The lower and the upper
+    half of addresses do not meet: programs' pages come and go beside a kernel's many."""
+    at: u64 = ((va >> 21) & 255) | (va >> 63) << 8
+    return cython.address(cpu.large_pages[shared * LARGE_COUNT + at])
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget_large(cpu: cython.pointer(Cpu), shared: u64) -> cython.void:
+    """No entries are left that were cut from large pages."""
+    cpu.huge_pages[shared] = 0
+    if cpu.large_held[shared]:
+        cpu.large_held[shared] = 0
+        memset(
+            cython.address(cpu.large_pages[shared * LARGE_COUNT]),
+            0,
+            LARGE_COUNT * cython.sizeof(LargePage),
+        )
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _flush_parts(cpu: cython.pointer(Cpu), va: u64, parts: u64) -> cython.void:
+    """Forget `parts` of the 2 MiB page around `va`, which are all that is held of it."""
+    page: u64
+    n: cython.uint
+    if __builtin_popcountll(parts) > FEW_PARTS:
+        _flush_large(cpu, va)
+        return
+    while parts:
+        page = (va & LARGE_MASK) + cython.cast(u64, __builtin_ctzll(parts)) * 8 * PAGE
+        parts &= parts - 1
+        for n in range(8):
+            _flush_one(cpu, page + n * PAGE)
+
+
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def _flush_large(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
-    """Forget the entries that were cut from the 2 MiB page around `va`: half of each TLB's
-    places could hold one."""
+    """Forget all that was cut from the 2 MiB page around `va`: half of each TLB's places could
+    hold an entry."""
     idx: cython.uint
     n: cython.uint
     first: cython.uint = cython.cast(cython.uint, (va >> 12) & (TLB_SIZE - 1) & ~511)
+    space_flush_page(cpu, va, 1)
     for n in range(first, first + 512):
         for idx in range(MMU_COUNT):
             if cpu.tlbs[idx][n].gpa & 2 and (cpu.tlbs[idx][n].rtag ^ va) >> 21 == 0:
@@ -131,11 +196,18 @@ def _flush_large(cpu: cython.pointer(Cpu), va: u64) -> cython.void:
 @cython.exceptval(check=False)
 def _tlb_gpa(cpu: cython.pointer(Cpu), va: u64, walk: cython.pointer(Walk)) -> u64:
     """TlbEntry.gpa of a walk's result; notes large pages for tlb_flush_page."""
-    word: cython.uint = cython.cast(cython.uint, (va >> 27) & 15) + 16 * walk.global_page
+    place: cython.pointer(LargePage)
     if walk.large == 0:
         return (walk.gpa & PAGE_MASK) | walk.global_page
     if walk.large == 21:
-        cpu.large_pages[word] |= cython.cast(u64, 1) << ((va >> 21) & 63)
+        place = _large(cpu, va, walk.global_page)
+        cpu.large_held[walk.global_page] = 1
+        if place.region == 0:
+            place.region = (va >> 21) + 1
+            place.parts = 0
+        elif place.region != (va >> 21) + 1:
+            place.region = SEVERAL
+        place.parts |= cython.cast(u64, 1) << ((va >> 15) & 63)
     else:
         cpu.huge_pages[walk.global_page] |= cython.cast(u64, 1) << ((va >> 30) & 63)
     return (walk.gpa & PAGE_MASK) | walk.global_page | 2
