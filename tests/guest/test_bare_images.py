@@ -172,6 +172,17 @@ def test_a_test_image_finds_what_it_needs(tmp_path: Path) -> None:
     assert out.endswith(b"ABNCMU")
 
 
+def test_a_bzimage_without_a_payload_runs_from_its_64_bit_entry(tmp_path: Path) -> None:
+    text = "mov eax, [rsi+0x202]; cmp eax, 0x53726448; setz al; out 0xf4, al"  # RSI: boot_params
+    code = assemble(text, 0x100_0200, 64).code
+    path = tmp_path / "x"
+    path.write_bytes(images.bzimage(bytes(0x200) + code, compressed=False))
+    config = ImageConfig(path, memory=64 * MIB, engine="bt", testdev=True)
+    with ImageVm(config, lambda data: None, lambda data: None) as vm:
+        vm.start()
+        assert vm.wait(30) == 3
+
+
 class Spy:
     """A device that notes what is stored to it."""
 

@@ -191,6 +191,19 @@ def test_bad_bzimages(data: bytes, says: str | None) -> None:
         bzimage.unpack(view, bzimage.parse_header(view))
 
 
+@pytest.mark.parametrize("size", [0x200, 0x201])
+def test_a_bzimage_without_a_payload_is_entered_as_it_is(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "memtest"
+    path.write_bytes(images.bzimage(bytes(size), compressed=False)[: 1024 + size])
+    image = open_image(path)
+    if size <= bzimage.ENTRY_64:
+        with pytest.raises(ConfigError, match="truncated"):
+            linux.prepare(image)
+    else:
+        kernel = linux.prepare(image).kernel
+        assert (kernel.entry, kernel.extents) == (16 * MIB + 0x200, ((16 * MIB, 1024, size),))
+
+
 # ---- the cache -----------------------------------------------------------------------------
 
 

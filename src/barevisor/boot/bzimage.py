@@ -21,13 +21,16 @@ HEADER_LIMIT = 0x290
 PROTOCOL_MIN = 0x20C
 """2.12 (Linux 3.8): xloadflags, which says that there is a 64-bit entry."""
 XLF_KERNEL_64 = 1
+ENTRY_64 = 0x200
+"""Where it is in the part behind the setup code."""
 MAX_KERNEL = 1 << 29
 LZ4_CHUNK = 8 << 20
 """What the kernel build's `lz4 -l` compresses at a time (the legacy frame format)."""
 
 
 class SetupHeader(NamedTuple):
-    """The fields a loader needs, and `raw`, which goes into boot_params at HEADER_START."""
+    """The fields a loader needs, and `raw`, which goes into boot_params at HEADER_START. Without a
+    payload (size 0) nothing is compressed: `payload_at` is where the whole begins."""
 
     raw: bytes
     payload_at: int

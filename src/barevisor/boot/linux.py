@@ -55,6 +55,8 @@ def prepare(image: Image, folder: StrPath | None = None) -> Linux:
     if image.kind is not Kind.BZIMAGE:
         return Linux(cache.from_elf(image.data), VMLINUX_HEADER, False)
     header = bzimage.parse_header(image.data)
+    if header.payload_size == 0:
+        return Linux(_as_it_is(image, header), header, False)
     if folder is None:
         return Linux(_unpacked(image, header), header, False)
     key = cache.key_of(image.path)
@@ -65,6 +67,15 @@ def prepare(image: Image, folder: StrPath | None = None) -> Linux:
         cache.save(path, key, kernel)
         return Linux(kernel, header, False)
     return Linux(kept, header, True)
+
+
+def _as_it_is(image: Image, header: SetupHeader) -> Kernel:
+    """A program in a kernel's clothes, such as a memory test."""
+    start, size = header.preferred, len(image.data) - header.payload_at
+    if size <= bzimage.ENTRY_64:
+        raise ConfigError(f"{image.path}: the bzImage is truncated")
+    extent = (start, header.payload_at, size)
+    return Kernel(start + bzimage.ENTRY_64, start, start + size, (extent,), image.data)
 
 
 def _unpacked(image: Image, header: SetupHeader) -> Kernel:

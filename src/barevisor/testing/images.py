@@ -72,8 +72,11 @@ def multiboot_elf(code: bytes, at: int = 0x10_0000, *, bss: int = 0, flags: int 
     return elf([Part(at, data, len(data) + bss)], at + 12, bits=32)
 
 
-def bzimage(payload: bytes, *, protocol: int = 0x20F, xloadflags: int = 1) -> bytes:
-    """A setup header and a compressed `payload`, which ends with its unpacked size."""
+def bzimage(
+    payload: bytes, *, protocol: int = 0x20F, xloadflags: int = 1, compressed: bool = True
+) -> bytes:
+    """A setup header and a compressed `payload`, which ends with its unpacked size; or one that
+    runs as it is, from ENTRY_64 on."""
     setup = bytearray(1024)
     setup[0x1F1] = 1
     struct.pack_into("<I", setup, 0x1F4, (len(payload) + 15) // 16)
@@ -83,5 +86,6 @@ def bzimage(payload: bytes, *, protocol: int = 0x20F, xloadflags: int = 1) -> by
     struct.pack_into("<I", setup, 0x22C, 0x7FFF_FFFF)
     struct.pack_into("<H", setup, 0x236, xloadflags)
     struct.pack_into("<I", setup, 0x238, 2047)
-    struct.pack_into("<IIQQII", setup, 0x248, 0, len(payload), 0, 0x100_0000, 0x10_0000, 0)
+    size = len(payload) if compressed else 0
+    struct.pack_into("<IIQQII", setup, 0x248, 0, size, 0, 0x100_0000, 0x10_0000, 0)
     return bytes(setup) + payload + bytes(-len(payload) % 16)
