@@ -14,11 +14,14 @@ from barevisor.testing.micro import MicroGuest, differences, run
 from barevisor.testing.microguests import ROWS
 from barevisor.testing.microguests_conform import CONFORM_ROWS
 from barevisor.testing.microguests_hot import HOT_ROWS
+from barevisor.testing.microguests_rights import RIGHT_ROWS
 from barevisor.testing.microguests_rules import RULE_ROWS
 from barevisor.testing.microguests_smp import SMP_ROWS
 from barevisor.testing.microguests_system import SYSTEM_ROWS
 
-ALL_ROWS = (*ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *RULE_ROWS, *HOT_ROWS, *SMP_ROWS)
+ALL_ROWS = (
+    *ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *RULE_ROWS, *RIGHT_ROWS, *HOT_ROWS, *SMP_ROWS
+)  # fmt: skip
 
 pytestmark = pytest.mark.timeout(60)
 
