@@ -293,10 +293,6 @@ class ImageConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))
         check_machine(self.cpus, self.engine)
-        if self.testdev and self.debugcon:
-            raise ConfigError(
-                "--testdev and --debugcon both want port 0xe9", "leave one of them out"
-            )
 
 
 def check_machine(cpus: int, engine: str) -> None:

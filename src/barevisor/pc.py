@@ -165,7 +165,7 @@ def _test_devices(config: ImageConfig, machine: Machine, board: Board, debug: Ou
 
         testdev.attach(
             machine.ports, machine.memory, machine.ram,
-            cpus=config.cpus, irq=machine.irq, end=machine.end,
+            cpus=config.cpus, irq=machine.irq, end=machine.end, debugcon=config.debugcon,
         )  # fmt: skip
     if config.debugcon:
         from barevisor.devices.debugcon import DebugConsole

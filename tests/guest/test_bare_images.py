@@ -183,6 +183,17 @@ def test_a_bzimage_without_a_payload_runs_from_its_64_bit_entry(tmp_path: Path) 
         assert vm.wait(30) == 3
 
 
+def test_the_debug_console_beside_the_test_devices(tmp_path: Path) -> None:
+    text = "mov al, 'x'; out 0xe9, al; mov al, 5; out 0xe8, al; in al, 0xe8; out 0xf4, al"
+    path = tmp_path / "x"
+    path.write_bytes(images.multiboot_elf(assemble(text, AT + 12, 32).code, AT))
+    said = bytearray()
+    config = ImageConfig(path, memory=64 * MIB, engine="bt", testdev=True, debugcon=True)
+    with ImageVm(config, lambda data: None, said.extend) as vm:
+        vm.start()
+        assert (vm.wait(30), said) == (5 << 1 | 1, b"x")
+
+
 class Spy:
     """A device that notes what is stored to it."""
 

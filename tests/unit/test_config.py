@@ -6,7 +6,6 @@ import pytest
 
 from barevisor.config import (
     MIB,
-    ImageConfig,
     Share,
     VmConfig,
     parse_environment,
@@ -101,11 +100,6 @@ def test_default_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env["PATH"] == "/opt/bin:/bin"
     assert "SECRET" not in env
     assert VmConfig(root="none").default_env()["PATH"].startswith("/usr/local")
-
-
-def test_test_devices_and_debug_console_share_a_port() -> None:
-    with pytest.raises(ConfigError, match="0xe9"):
-        ImageConfig(Path("x"), testdev=True, debugcon=True)
 
 
 def test_every_kernel_parameter_has_a_reason() -> None:

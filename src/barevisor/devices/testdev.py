@@ -138,13 +138,15 @@ def attach(
     cpus: int,
     irq: Callable[[int], IrqSource],
     end: Callable[[str, str, int], None],
+    debugcon: bool = False,
 ) -> None:
-    """All of them; `irq` and `end` are the machine's. Not beside the debug console: its port
-    0xE9 is a byte of the second latch."""
+    """All of them; `irq` and `end` are the machine's. `debugcon`: port 0xE9, which is a byte of
+    the second latch, is the debug console's."""
     latch = Latch()
     ports.add(board_map.PORT_TEST_LATCH, 4, latch, "test latch")
     ports.add(board_map.PORT_TEST_FLUSH, 4, FlushPage(ram), "test flush")
-    ports.add(board_map.PORT_TEST_LATCH_BYTES, 4, latch, "test latch bytes")
+    size = board_map.PORT_DEBUGCON - board_map.PORT_TEST_LATCH_BYTES if debugcon else 4
+    ports.add(board_map.PORT_TEST_LATCH_BYTES, size, latch, "test latch bytes")
     ports.add(board_map.PORT_TEST_EXIT, 4, DebugExit(end), "debug exit")
     ports.add(board_map.PORT_FW_CFG, 2, FwCfg(cpus, ram.size), "fw_cfg")
     ports.add(board_map.PORT_TEST_IRQ, board_map.GSI_COUNT, IrqPorts(irq), "test irq")
