@@ -1,7 +1,7 @@
 """Multiboot 1: an ELF32 or flat image entered in 32-bit protected mode (Multiboot 0.6.96).
 
 The information structure goes to 0x9f000, or after an image that is there; page 0 stays the
-image's own, which starts its other CPUs from it.
+image's own, which starts its other CPUs from it, but for three words of BIOS data.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ MODULE = "<IIII"
 MMAP = "<IQQI"
 CMDLINE_LIMIT = 4096
 LOADER = b"barevisor\0"
+BIOS_DATA = {
+    0x400: board_map.PORT_COM1,
+    0x40E: board_map.EBDA >> 4,
+    0x413: board_map.EBDA >> 10,
+}
+"""Words of a PC's BIOS data area, where images look for the end of the memory that they may use."""
+BIOS_DATA_END = 0x500
 
 
 class Header(NamedTuple):
@@ -90,6 +97,7 @@ def load(
         store(ram, at, bytes(module) or b"\0", "the module")
         module_span = (at, at + len(module))
         spans.append((at, at + max(len(module), 1)))
+    _write_bios_data(ram, spans)
     info, gdt = _write_info(ram, spans, cmdline, module_span)
     return cpu.protected_mode(ram, entry, eax=BOOT_MAGIC, ebx=info, gdt=gdt)
 
@@ -104,6 +112,13 @@ def _load_flat(ram: GuestRam, h: Header, data: memoryview) -> tuple[int, list[tu
     check(ram, h.load, end - h.load, "the image")
     ram.write(h.load, data[start : start + size])
     return h.entry, [(h.load, end)]
+
+
+def _write_bios_data(ram: GuestRam, spans: list[tuple[int, int]]) -> None:
+    """What a BIOS would have left there, unless the image itself lies there."""
+    if all(start >= BIOS_DATA_END for start, _ in spans):
+        for at, word in BIOS_DATA.items():
+            ram.write(at, word.to_bytes(2, "little"))
 
 
 def _write_info(
