@@ -15,6 +15,7 @@ from cython.cimports.barevisor.cpu.bt.paging import (
     page_walk,
     probe_write,
 )
+from cython.cimports.barevisor.cpu.bt.registers import CR4_PCIDE
 from cython.cimports.barevisor.cpu.bt.space import (
     space_flush,
     space_flush_page,
@@ -29,7 +30,6 @@ PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 LARGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFE00000)
 SEVERAL: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
-CR4_PCIDE: u64 = cython.declare(u64, 1 << 17)
 FEW_PARTS: cython.int = cython.declare(cython.int, 8)
 
 
