@@ -49,6 +49,8 @@ cdef struct Space:
 # Allocate struct Cpu and its windows. NULL: no memory. Cpu is zeroed.
 cdef Cpu* space_allocate_cpu() noexcept
 cdef void space_free_cpu(Cpu* cpu) noexcept
+# Free its windows alone, 43 GiB of addresses: it does not run again
+cdef void space_free(Cpu* cpu) noexcept
 # Give the CPU its windows. 0, or -1: no address space for them.
 cdef int space_create(Cpu* cpu) noexcept
 # Make cpu.space the one for the present CR3, privilege and mode; 1 when GS must be loaded.

@@ -124,21 +124,29 @@ def space_template(miss):
     return fd
 
 
+def space_free(cpu):
+    """See space.pxd."""
+    n: cython.uint
+    spaces: cython.pointer(Space) = cpu.spaces
+    cpu.spaces = cpu.space = cython.NULL
+    if spaces == cython.NULL:
+        return
+    for n in range(SPACE_COUNT):
+        if spaces[n].table != cython.NULL:
+            munmap(
+                cython.cast(cython.p_void, cython.cast(u64, spaces[n].table) - SPACE_BELOW),
+                WINDOW_BYTES,
+            )
+        free(spaces[n].fill_log)
+        free(spaces[n].jump_log)
+    free(spaces)
+
+
 @cython.cfunc
 @cython.exceptval(check=False)
 def space_free_cpu(cpu: cython.pointer(Cpu)) -> cython.void:
     """See space.pxd."""
-    n: cython.uint
-    if cpu.spaces != cython.NULL:
-        for n in range(SPACE_COUNT):
-            if cpu.spaces[n].table != cython.NULL:
-                munmap(
-                    cython.cast(cython.p_void, cython.cast(u64, cpu.spaces[n].table) - SPACE_BELOW),
-                    WINDOW_BYTES,
-                )
-            free(cpu.spaces[n].fill_log)
-            free(cpu.spaces[n].jump_log)
-        free(cpu.spaces)
+    space_free(cpu)
     os.close(cpu.memory_fd)
     munmap(cython.cast(cython.p_void, cpu.self), CPU_SPAN)
 
@@ -388,11 +396,22 @@ def space_flush_page(cpu: cython.pointer(Cpu), va: u64, large: u32) -> cython.vo
         space = cython.address(cpu.spaces[n])
         # INVLPG is about the present PCID and about global pages; a user space of another CR3
         # holds neither, unless that page is global to user code, which costs nothing to flush.
-        for i in range(first, first + count):
-            space.table[i & PAGE_INDEX] = 0
-            space.table[(i + cpu.vm.write_shift) & PAGE_INDEX] = 0
+        if space.filled:
+            for i in range(first, first + count):
+                _forget_entry(space, i)
+                _forget_entry(space, i + cpu.vm.write_shift)
         if space.coded:
             _forget_page(space, va, large)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget_entry(space: cython.pointer(Space), page: u32) -> cython.void:
+    """A store would make the host allocate a part of the table that nothing was entered into."""
+    if space.table[page & PAGE_INDEX]:
+        space.table[page & PAGE_INDEX] = 0
 
 
 @cython.cfunc

@@ -41,6 +41,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import (
 from cython.cimports.barevisor.cpu.bt.space import (
     space_allocate_cpu,
     space_create,
+    space_free,
     space_free_cpu,
 )
 from cython.cimports.barevisor.cpu.bt.stops import (
@@ -178,7 +179,10 @@ class BtVcpu:
         space_free_cpu(self.cpu)
 
     def close(self):
-        """Interrupts no longer reach this CPU. Idempotent."""
+        """Interrupts no longer reach this CPU, which does not run again; its state can be read.
+        Idempotent. Addresses are freed now: what waits for the collector would be in the way of
+        the next VM's memory (space.pxd)."""
+        space_free(self.cpu)
         if self.core.vm.cpus[self.index] == self.cpu:
             self.core.vm.cpus[self.index] = cython.NULL
 
