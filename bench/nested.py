@@ -217,7 +217,7 @@ def inside(rounds: int) -> None:
         for _ in range(rounds):
             for name in order:
                 nest.send(json.dumps({"name": name, **asdict(sample(rows[name]))}))
-            order.append(order.pop(0))
+            order.reverse()  # so that none always follows the same other one
         nest.send(json.dumps({"name": "run", "boot": whole_run()}))
         reached, total = in_python(rows["bare"])
         nest.send(json.dumps({"name": "python", "reached": reached, "total": total}))
