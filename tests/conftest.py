@@ -119,8 +119,9 @@ class InNest:
     def _start(self) -> None:
         files = sorted({str(self._config.rootpath / i.partition("::")[0]) for i in self._ids})
         inner = [os.path.relpath(f, self._config.rootpath) for f in files]
-        command = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "300",
-                   *inner]  # fmt: skip
+        # What hangs is to be seen, and to leave time for the others.
+        command = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "150",
+                   "-o", "faulthandler_timeout=120", *inner]  # fmt: skip
         files_in = {
             SELECTED: json.dumps(self._ids).encode(),
             "pyproject.toml": (self._config.rootpath / "pyproject.toml").read_bytes(),
