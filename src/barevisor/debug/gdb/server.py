@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import selectors
 import socket
 import stat
@@ -97,6 +98,10 @@ class GdbServer:
             connection, _ = self._listener.accept()
         except OSError:  # it has gone again
             return
+        before = self._client
+        if before is not None and before.hung_up():
+            while self._client is before:
+                self._receive(before)  # what it still said, up to its end
         if self._client is not None:
             connection.close()  # one at a time: they would fight over the guest
             return
@@ -151,6 +156,12 @@ class Client:
         self._framer = Framer()
         self._waiting: list[bytes] = []
         self._sent = b""
+
+    def hung_up(self) -> bool:
+        """Whether the other end sends no more; what it sent may still wait to be read."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def receive(self) -> bool:
         """Read and answer; False: it is over. Raises OSError, ProtocolError."""
