@@ -1,6 +1,7 @@
 # The local APIC, xAPIC and x2APIC (SDM, "Advanced Programmable Interrupt Controller"). All of it is for
 # the vCPU's own thread.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.atomics cimport *
 from barevisor.cpu.bt.apicbus cimport *
 
 cdef enum:

@@ -1,14 +1,7 @@
 # Interrupt messages, what wakes a vCPU, and the bits that both they and the registers of the local APIC
 # are made of.
 from barevisor.cpu.bt.state cimport *
-
-cdef extern from *:
-    u32 __sync_fetch_and_or(u32* p, u32 bits) nogil
-    u32 __sync_fetch_and_and(u32* p, u32 bits) nogil
-    u32 __sync_lock_test_and_set(u32* p, u32 value) nogil
-    u32 __sync_fetch_and_add(u32* p, u32 value) nogil
-    void __sync_lock_release(u32* p) nogil
-    void __sync_synchronize() nogil
+from barevisor.cpu.bt.atomics cimport *
 
 cdef enum:
     LVT_CMCI = 0

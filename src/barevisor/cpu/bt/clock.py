@@ -8,7 +8,7 @@ PVCLOCK_TSC_STABLE_BIT is true.
 import time
 
 import cython
-from cython.cimports.barevisor.cpu.bt.apicbus import __sync_synchronize
+from cython.cimports.barevisor.cpu.bt.atomics import __sync_synchronize
 from cython.cimports.barevisor.cpu.bt.codepages import code_written, find_slot, host_at
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc, tsc_delta
 from cython.cimports.posix.time import CLOCK_REALTIME, clock_gettime, timespec

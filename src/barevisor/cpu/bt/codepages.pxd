@@ -1,8 +1,6 @@
 # Pages that blocks were made from, and the slots that they lie in.
 from barevisor.cpu.bt.state cimport *
-
-cdef extern from *:
-    u8 __sync_fetch_and_or_1(u8* at, u8 bits) nogil
+from barevisor.cpu.bt.atomics cimport *
 
 
 cdef inline u32 block_hash(u64 host) noexcept nogil:

@@ -14,7 +14,8 @@ from cython.cimports.barevisor.cpu.bt.apic import (
     apic_save,
     apic_set_tpr,
 )
-from cython.cimports.barevisor.cpu.bt.apicbus import __sync_fetch_and_and, wake
+from cython.cimports.barevisor.cpu.bt.apicbus import wake
+from cython.cimports.barevisor.cpu.bt.atomics import __sync_fetch_and_and
 from cython.cimports.barevisor.cpu.bt.fpstate import load_xsave_image, xsave_image
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_write

@@ -1,7 +1,5 @@
 from barevisor.cpu.bt.state cimport *
-
-cdef extern from *:
-    u8 __sync_fetch_and_or_1(u8* at, u8 bits) nogil
+from barevisor.cpu.bt.atomics cimport *
 
 # All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
 cdef int load_slow(Cpu* cpu, u64 va, u32 size, void* out, u32 idx) noexcept nogil

@@ -1,8 +1,5 @@
 from barevisor.cpu.bt.state cimport *
-
-cdef extern from *:
-    bint __sync_bool_compare_and_swap_8(u64* at, u64 old, u64 new) nogil
-    bint __sync_bool_compare_and_swap_4(u32* at, u32 old, u32 new) nogil
+from barevisor.cpu.bt.atomics cimport *
 
 cdef enum:
     WALK_AGAIN = 100         # beside ST_*: an entry changed under the walk

@@ -4,11 +4,8 @@ C signatures are in pic.pxd.
 """
 
 import cython
-from cython.cimports.barevisor.cpu.bt.apicbus import (
-    __sync_lock_release,
-    __sync_lock_test_and_set,
-    lint0_rose,
-)
+from cython.cimports.barevisor.cpu.bt.apicbus import lint0_rose
+from cython.cimports.barevisor.cpu.bt.atomics import __sync_lock_release, __sync_lock_test_and_set
 from cython.cimports.barevisor.cpu.bt.safepoint import sched_yield
 from cython.cimports.libc.string import memset
 

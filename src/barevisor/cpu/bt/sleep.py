@@ -2,7 +2,7 @@
 
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import apic_pending, apic_timer_poll
-from cython.cimports.barevisor.cpu.bt.apicbus import __sync_synchronize
+from cython.cimports.barevisor.cpu.bt.atomics import __sync_synchronize
 from cython.cimports.barevisor.cpu.bt.cpustate import MP_HALTED, MP_RUNNABLE, MP_WAIT_SIPI
 from cython.cimports.barevisor.cpu.bt.faults import sigset_t, sleep_mask
 from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, load32

@@ -3,9 +3,6 @@ from barevisor.cpu.bt.state cimport *
 from barevisor.cpu.bt.trace cimport Translator
 from barevisor.cpu.bt.codemem cimport CodeMemory
 
-cdef extern from *:
-    u32 __sync_fetch_and_and(u32* at, u32 bits) nogil
-
 # Translate cpu.hot, if anything is.
 cdef void tier_translate(Cpu* cpu) noexcept nogil
 cdef enum:

@@ -16,7 +16,8 @@ from cython.cimports.barevisor.cpu.bt.apic import (
     apic_reset,
     apic_timer_poll,
 )
-from cython.cimports.barevisor.cpu.bt.apicbus import __sync_fetch_and_and, wake
+from cython.cimports.barevisor.cpu.bt.apicbus import wake
+from cython.cimports.barevisor.cpu.bt.atomics import __sync_fetch_and_and
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.cpustate import (
     load_registers,
