@@ -450,7 +450,7 @@ class Machine:
 
     def _run(self, vcpu: Vcpu) -> None:
         """Answer exits until the machine stops. Ordered by how often each exit comes."""
-        run, ports, accesses = vcpu.run, self.ports, self._accesses
+        run, answer = vcpu.run, self._accesses.answer
         if self._want != "run":
             if not self._park(vcpu):
                 return
@@ -459,17 +459,8 @@ class Machine:
         while True:
             try:
                 match run():
-                    case PioWrite(port, size, data):
-                        if len(data) == size:
-                            ports.write(port, size, int.from_bytes(data, "little"))
-                        else:
-                            accesses.write_ports(port, size, data)
-                    case MmioWrite(gpa, data):
-                        accesses.write_memory(gpa, data)
-                    case PioRead(port, size, count):
-                        vcpu.complete_read(accesses.read_ports(port, size, count))
-                    case MmioRead(gpa, size):
-                        vcpu.complete_read(accesses.read_memory(gpa, size))
+                    case PioWrite() | MmioWrite() | PioRead() | MmioRead() as access:
+                        answer(vcpu, access)
                     case Interrupted():
                         if self._want != "run":
                             if not self._park(vcpu):
