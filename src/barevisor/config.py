@@ -15,7 +15,7 @@ from barevisor.records import TYPE_CHECKING, dataclass
 if TYPE_CHECKING:
     from pathlib import Path
 
-    StrPath = str | os.PathLike[str]
+    from barevisor.boot.files import StrPath
 
 MIB = 1 << 20
 UNITS = {"": MIB, "K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
@@ -109,7 +109,7 @@ class Share:
         mode = words.pop() if len(words) == 3 else "rw"
         if len(words) != 2 or not all(words) or mode not in ("ro", "rw"):
             raise ConfigError(f"bad share {text!r}", "give HOST:GUEST or HOST:GUEST:ro")
-        return cls(_folder(words[0], "share"), words[1], mode == "ro")
+        return cls(_path(words[0]), words[1], mode == "ro")
 
 
 @dataclass(frozen=True, slots=True)

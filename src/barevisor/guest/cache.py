@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # see records.py
 if TYPE_CHECKING:
     from pathlib import Path
 
-    StrPath = str | os.PathLike[str]
+    from barevisor.boot.files import StrPath
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, while fetching and unpacking."""
