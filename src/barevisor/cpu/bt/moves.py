@@ -36,9 +36,9 @@ from cython.cimports.libc.string import memset
 @cython.exceptval(check=False)
 def _operand(
     w: cython.pointer(Work), cls: u32, access: u32, number: u32, byte: u32, rex: u32,
-    needed: u32, form: cython.pointer(Form),
+    form: cython.pointer(Form),
 ) -> u32:  # fmt: skip
-    """The host register to encode. `needed`: the spilled registers whose old values count."""
+    """The host register to encode."""
     if cls != CLS_GPR:
         return number
     if byte and 4 <= number < 8:
@@ -47,7 +47,7 @@ def _operand(
         form.rex = 1
     if not is_spilled(number):
         return host_of(number)
-    return spill_use(w, number, needed >> number & 1, access & ACC_WRITE)
+    return spill_use(w, number, w.needed >> number & 1, access & ACC_WRITE)
 
 
 def write_copy(w, i):
@@ -59,17 +59,18 @@ def write_copy(w, i):
     base: u32 = R_NONE
     index: u32 = R_NONE
     number: u32
-    needed: u32 = spills_needed(insn, f)
     alone: cython.bint = insn.mem or is_divide(insn)
+    high: cython.bint = insn.mem and high_byte(insn, f)
     scratch: cython.bint
     trap: cython.pointer(Site)
     memset(cython.address(form), 0, cython.sizeof(Form))
     plan_form(cython.address(form), insn, f)
     w.pinned = 0
+    w.needed = spills_needed(insn, f)
     if alone:
         spills_store(w)
     if insn.mem:
-        scratch = spills_of(insn, f) != 0 or high_byte(insn, f)
+        scratch = high or spills_of(insn, f) != 0
         w.saved_address = scratch
         base = look_operand(w, i, mem_size(insn), f.mem & ACC_WRITE)
         w.saved_address = 0
@@ -81,12 +82,12 @@ def write_copy(w, i):
             lea(w.a, S0, base, S1, 0, 0, 8)
             base = S0
             index = R_NONE
-    if insn.mem and high_byte(insn, f):
+    if high:
         rotated(w.a, insn.reg - 4, 8)  # to be read; the host's form has no such register
         number = S1
     else:
         number = _operand(
-            w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, needed, cython.address(form)
+            w, f.reg_class, f.reg_access, insn.reg, f.gpr8 & 1, rex, cython.address(form)
         )
     if insn.has_modrm:
         form.reg = cython.cast(u8, number)
@@ -94,15 +95,11 @@ def write_copy(w, i):
         form.plus_r = 1
         form.rm = cython.cast(u8, number)
     form.vvvv = cython.cast(
-        u8,
-        _operand(w, f.vvvv_class, f.vvvv_access, insn.vvvv, 0, rex, needed, cython.address(form)),
+        u8, _operand(w, f.vvvv_class, f.vvvv_access, insn.vvvv, 0, rex, cython.address(form))
     )
     if not insn.mem and insn.has_modrm:
         form.rm = cython.cast(
-            u8,
-            _operand(
-                w, f.rm_class, f.rm_access, insn.rm, f.gpr8 & 2, rex, needed, cython.address(form)
-            ),
+            u8, _operand(w, f.rm_class, f.rm_access, insn.rm, f.gpr8 & 2, rex, cython.address(form))
         )
     if _reads_flags(w, i, f):
         flags_loaded(w)

@@ -1,6 +1,6 @@
 """How translated code is entered, how it calls the VMM, and how it goes on.
 
-Five pieces of code, written once into each VM's code memory. A site calls `call_site`; the number
+Pieces of code, written once into each VM's code memory. A site calls `call_site`; the number
 behind the call says which. All guest registers then go to struct Cpu, a C function decides, and
 translated code goes on wherever that says, with registers, and if asked for flags and vector
 registers, loaded again.

@@ -173,6 +173,7 @@ cdef struct Work:            # one translation in the making
     u32 unstored             # ... bits: which of them struct Cpu does not have yet
     u32 pinned               # ... which of them the present instruction was given
     u32 newest               # ... which was given last
+    u32 needed               # bits of the spilled registers whose old values it needs
     Insn insns[TRACE_LIMIT]
     u8 act[TRACE_LIMIT]
     u16 offset[TRACE_LIMIT]
