@@ -13,6 +13,7 @@ from cython.cimports.barevisor.cpu.bt.access import next_op
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code, find_or_build, lookup_block
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, may_write
+from cython.cimports.barevisor.cpu.bt.decode import facts
 from cython.cimports.barevisor.cpu.bt.evict import evict_forward
 from cython.cimports.barevisor.cpu.bt.faults import (
     faults_forget,
@@ -47,6 +48,7 @@ from cython.cimports.posix.mman import (
     munmap,
 )
 
+from barevisor.cpu.bt.rowfacts import mnemonic_names
 from barevisor.errors import EngineError
 
 DIRECT_REACH: u64 = cython.declare(u64, 0x80002000)  # of a 32-bit displacement, from its page
@@ -121,8 +123,14 @@ class TranslatorOwner:
         }  # fmt: skip
 
     def steps(self):
-        """How often translations left an instruction to the interpreter, by row of the table."""
-        return {row: self.tr.steps[row] for row in range(2048) if self.tr.steps[row]}
+        """How often translations left an instruction to the interpreter, by mnemonic."""
+        names: list = mnemonic_names()
+        found: dict = {}
+        for row in range(2048):
+            if self.tr.steps[row]:
+                name = names[facts(row).mnemonic]
+                found[name] = found.get(name, 0) + self.tr.steps[row]
+        return found
 
 
 # ---- entering ----------------------------------------------------------------------------

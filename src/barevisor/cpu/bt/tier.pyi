@@ -8,5 +8,5 @@ class TranslatorOwner:
     def stats(self) -> dict[str, int]:
         """What was translated since the start: counts, bytes, host TSC ticks; and how often
         translations called, by why."""
-    def steps(self) -> dict[int, int]:
-        """How often translations left an instruction to the interpreter, by row of the table."""
+    def steps(self) -> dict[str, int]:
+        """How often translations left an instruction to the interpreter, by mnemonic."""

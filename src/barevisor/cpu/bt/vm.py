@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from operator import itemgetter
 
 from barevisor.cpu.bt.chips import Chips
 from barevisor.cpu.bt.ioapic import PINS
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 MAX_CPUS = 64
 """As in state.pxd."""
 WATCH_KINDS = {"read": 1, "write": 2, "access": 3}  # stops.pxd: STOP_ON_READ, STOP_ON_WRITE
+STEPS = 5
+"""How many mnemonics `counters` names."""
 MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -188,7 +191,8 @@ class BtVm:
 
     def counters(self) -> dict[str, int]:
         """See EngineVm.counters. "chips": accesses to IOAPIC, 8259s and 8254, and doorbells; they
-        leave compiled code and are answered in the engine. "translator_...": TranslatorOwner's."""
+        leave compiled code and are answered in the engine. "translator_...": TranslatorOwner's;
+        "interpreted_...": the instructions that translations left to the interpreter most often."""
         found = {
             "instructions": sum(vcpu.instructions() for vcpu in self._vcpus),
             "chips": self._chips.accesses,
@@ -197,6 +201,8 @@ class BtVm:
         owner = None if self._core is None else self._core.translator
         if owner is not None:
             found |= {f"translator_{name}": count for name, count in owner.stats().items()}
+            steps = sorted(owner.steps().items(), key=itemgetter(1), reverse=True)
+            found |= {f"interpreted_{name.lower()}": count for name, count in steps[:STEPS]}
         return found
 
     def close(self) -> None:
