@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,3 +183,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Tiers(demanded), "barevisor-tiers")
     plugin = Sender(config) if nest.inside() else InNest(config)
     config.pluginmanager.register(plugin, "barevisor-nest")
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:  # in the background of a script
+            signal.signal(number, usual)

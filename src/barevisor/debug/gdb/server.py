@@ -18,6 +18,8 @@ from barevisor.debug.target import Ended, Event, Stopped, Target
 from barevisor.errors import HostError
 from barevisor.threads import Worker
 
+BACKLOG = 16
+"""Clients that may wait to be looked at; more than one is turned away then."""
 SEND_SECONDS = 10.0
 """A client that does not read for so long is gone."""
 JOIN_SECONDS = 5.0
@@ -235,7 +237,7 @@ def _listen(where: GdbListen) -> socket.socket:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((where.host, where.port))
-            made.listen(1)
+            made.listen(BACKLOG)
         except OSError:
             made.close()
             raise
@@ -257,7 +259,7 @@ def _listen_unix(path: str) -> socket.socket:
             made.bind(path)
         finally:
             os.umask(mask)
-        made.listen(1)
+        made.listen(BACKLOG)
     except OSError:
         made.close()
         raise
