@@ -3,11 +3,14 @@
     python bench/nested.py [-n 5] [--json]
 
 One guest for all: the same stock kernel, command line and initramfs, whose init prints a mark on
-the serial port, runs a loop between two more marks, and waits. Boot: from the start of the VMM's
-process to the first mark. Exits: kvm's own counter (debugfs) at that moment. Memory: PSS of the
-VMM's process at the end without the mapping of guest RAM. In turn, each VMM once a round, in an
-order that changes; the first run of each is not counted. Processor time is what this host's
-processors did for the nest meanwhile (to 50 ms): it varies less than wall time on a busy host.
+the serial port and then runs a loop for each line that it reads. Boot: from the start of the VMM's
+process to the mark. Exits: kvm's own counter (debugfs) at that moment. Memory: PSS of the VMM's
+process then, without the mapping of guest RAM. In turn, each VMM once a round, in an order that
+changes; the first run of each is not counted. Processor time is what this host's processors did for
+the nest meanwhile (to 50 ms).
+
+The loop takes a third of a second by the guest's clock. A shared host is fast for some seconds and
+half as fast for the next, so one guest of each VMM waits, and they run it by turns.
 
 Last, how long ^C and --timeout take to end `bare run` of a command that never ends: from the
 signal, or the deadline, to the end of the process, or of its `main`.
@@ -35,17 +38,24 @@ from barevisor.testing import nest, nestdisk
 
 MEMORY_MIB = 256
 COMMAND_LINE = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable"
-UP, LOOP, DONE = b"guest-up", b"loop-begin", b"loop-end"
-LOOPS = 30000
+UP = b"guest-up"
+LOOP = 8000
+LOOPS = 6
+"""For each round of boots."""
 INIT = f"""#!/bin/busybox sh
 b=/bin/busybox
 $b echo {UP.decode()}
-$b echo {LOOP.decode()}
-i=0
-while [ $i -lt {LOOPS} ]; do i=$((i+1)); done
-$b echo {DONE.decode()}
-$b sleep 1000
+$b mkdir /proc
+$b mount -t proc proc /proc
+while read line; do
+    i=0
+    read before rest < /proc/uptime
+    while [ $i -lt {LOOP} ]; do i=$((i+1)); done
+    read after rest < /proc/uptime
+    echo "from $before to $after."
+done
 """
+TOOK = re.compile(rb"from ([\d.]+) to ([\d.]+)\.\r?\n")
 KVM = Path("/sys/kernel/debug/kvm")
 LIMIT = 60.0
 SETTLE = 0.1
@@ -60,13 +70,11 @@ STATS = re.compile(r"(\d+) exits reached Python, [\d.]+% of the (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One boot. `kvm` are kvm's counters, `exits` what --stats of ours counts."""
+    """One boot: seconds, MiB, and kvm's counters."""
 
     boot: float
-    loop: float
     memory: float
     kvm: dict[str, int]
-    stats: str = ""
 
 
 # ---- in the nest -------------------------------------------------------------------------
@@ -98,43 +106,73 @@ def private_mib(pid: int) -> float:
     return total / 1024
 
 
-def sample(command: list[str], last: bytes = DONE) -> Sample:
-    """Start a VMM, wait for the marks up to `last`, look at it, end it."""
-    nest.send(json.dumps({"name": "begin"}))
-    time.sleep(SETTLE)  # it is read every 50 ms
-    start = time.monotonic()
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout is not None
-    assert child.stderr is not None
-    at: dict[bytes, float] = {}
-    kvm: dict[str, int] = {}
-    seen = b""
-    memory = 0.0
-    while last not in at:
-        data = os.read(child.stdout.fileno(), 4096)
-        now = time.monotonic()
-        if not data or now - start > LIMIT:
-            child.kill()
-            raise SystemExit(f"{command}: {seen[-2000:]!r} {child.stderr.read()[-2000:]!r}")
-        seen += data
-        for mark in (UP, LOOP, DONE):
-            if mark in seen and mark not in at:
-                at[mark] = now
-                if mark == UP:
-                    nest.send(json.dumps({"name": "up"}))
-                    kvm = counters()
-                if mark == last:
-                    memory = private_mib(child.pid)
-    child.send_signal(signal.SIGINT)
-    try:
-        _, errors = child.communicate(timeout=10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        _, errors = child.communicate()
-    loop = at[DONE] - at[LOOP] if DONE in at else 0.0
-    return Sample(at[UP] - start, loop, memory, kvm, errors.decode())
+class Guest:
+    """A VMM's process whose guest has started."""
+
+    def __init__(self, command: list[str]) -> None:
+        nest.send(json.dumps({"name": "begin"}))
+        time.sleep(SETTLE)  # it is read every 50 ms
+        self._command = command
+        start = time.monotonic()
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._seen = b""
+        self._wait(re.compile(UP))
+        boot = time.monotonic() - start
+        nest.send(json.dumps({"name": "up"}))
+        kvm = counters()
+        self.sample = Sample(boot, private_mib(self._child.pid), kvm)
+
+    def _wait(self, what: re.Pattern[bytes]) -> re.Match[bytes]:
+        """Read the console until it shows `what`; what comes later is looked at next."""
+        assert self._child.stdout is not None
+        end = time.monotonic() + LIMIT
+        while (found := what.search(self._seen)) is None:
+            data = os.read(self._child.stdout.fileno(), 4096)
+            self._seen += data
+            if not data or time.monotonic() > end:
+                errors = self.close()
+                raise SystemExit(f"{self._command}: {self._seen[-2000:]!r} {errors[-2000:]}")
+        self._seen = self._seen[found.end() :]
+        return found
+
+    def loop(self) -> float:
+        """Seconds of the guest's clock."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(b"go\n")
+        self._child.stdin.flush()
+        took = self._wait(TOOK)
+        return float(took[2]) - float(took[1])
+
+    def close(self) -> str:
+        """What it wrote to its standard error."""
+        self._child.send_signal(signal.SIGINT)
+        try:
+            _, errors = self._child.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            _, errors = self._child.communicate()
+        return errors.decode()
+
+
+def boot(command: list[str]) -> Sample:
+    """Start a VMM, look at it, end it."""
+    guest = Guest(command)
+    guest.close()
+    return guest.sample
+
+
+def loops(rows: dict[str, list[str]], rounds: int) -> None:
+    """One guest of each, by turns."""
+    guests = {name: Guest(command) for name, command in rows.items()}
+    for guest in guests.values():
+        guest.loop()
+    for _ in range(rounds):
+        for name, guest in guests.items():
+            nest.send(json.dumps({"name": f"loop {name}", "boot": guest.loop()}))
+    for guest in guests.values():
+        guest.close()
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -158,7 +196,7 @@ def in_python(command: list[str]) -> tuple[int, int]:
     mark."""
     at = command.index("run") + 1
     stopping = [*command[:at], "--stats", *command[at:]]
-    found = STATS.search(sample(stopping, UP).stats)
+    found = STATS.search(Guest(stopping).close())
     if found is None:
         raise SystemExit("no statistics")
     return int(found[1]), int(found[2])
@@ -211,13 +249,14 @@ def inside(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         rows = commands(Path(temporary))
         for command in rows.values():
-            sample(command)  # fills the caches, ours with the unpacked kernel
+            boot(command)  # fills the caches, ours with the unpacked kernel
         whole_run()
         order = list(rows)
         for _ in range(rounds):
             for name in order:
-                nest.send(json.dumps({"name": name, **asdict(sample(rows[name]))}))
+                nest.send(json.dumps({"name": name, **asdict(boot(rows[name]))}))
             order.reverse()  # so that none always follows the same other one
+        loops(rows, rounds * LOOPS)
         nest.send(json.dumps({"name": "run", "boot": whole_run()}))
         reached, total = in_python(rows["bare"])
         nest.send(json.dumps({"name": "python", "reached": reached, "total": total}))
@@ -245,7 +284,8 @@ def measure(rounds: int) -> dict[str, list[dict[str, Any]]]:
                 continue
             one["processor"] = used
             found.setdefault(one["name"], []).append(one)
-            progress(f"  {one['name']}: {one.get('boot', 0):.2f} s")
+            if not one["name"].startswith("loop "):
+                progress(f"  {one['name']}: {one.get('boot', 0):.2f} s")
         result = outer.finish()
     if result.code != 0 or "--timeout" not in found:
         raise SystemExit(result.output[-3000:])
@@ -275,7 +315,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> Any:
     share = python["reached"] / python["total"]
     report.rows.append(Row("  of these in Python", 100 * share, "%", bar=f"< {PYTHON_BAR:.0%}",
                            met=share < PYTHON_BAR))  # fmt: skip
-    loop, peer = middle("bare", "loop"), min(middle(name, "loop") for name in PEERS)
+    loop, peer = middle("loop bare", "boot"), min(middle(f"loop {n}", "boot") for n in PEERS)
     report.rows.append(Row("a loop in the guest", loop, "s", peer, bar="the same",
                            met=loop <= LOOP_NOISE * peer))  # fmt: skip
     memory, peer = middle("bare", "memory"), min(middle(name, "memory") for name in PEERS)
