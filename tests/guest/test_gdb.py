@@ -170,7 +170,8 @@ p/x $cs
 break *$pc
 continue
 delete
-watch -l *(long *)($rsp - 8)
+awatch -l *(long *)$rsp
+awatch -l *(long *)($rsp - 8)
 continue
 delete
 stepi
@@ -183,14 +184,16 @@ detach
 @needs_gdb
 def test_linux_guest(kernel: None, gdb: object) -> None:
     """Stopped at its first instruction, on its way, and in a program; it never notices."""
-    count = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done $i"
+    count = "echo go; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done $i"
     with booted(Vm(engine="bt", gdb=":0")) as vm:
         assert vm.gdb_address is not None
         client = gdb(vm.gdb_address, "p/x $efer", "stepi", "stepi", *LINUX.splitlines())  # type: ignore[operator]
         client.wait_for("RUNNING")
         vm.wait_ready(60)
         process = vm.popen(["sh", "-c", count])
-        time.sleep(0.5)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"go\n"  # what runs from here on runs again
+        time.sleep(0.2)
         client.interrupt()
         text = client.finish()
         out, _ = process.communicate(timeout=100)
@@ -200,8 +203,8 @@ def test_linux_guest(kernel: None, gdb: object) -> None:
     assert "= 0x500" in text
     assert "SIGINT" in text
     assert "Breakpoint 1," in text
-    assert "Hardware watchpoint 2" in text
-    assert "New value" in text
+    assert "Hardware access (read/write) watchpoint 3" in text
+    assert "alue = " in text
     assert "GDT:" in text
     assert "detached" in text
 
