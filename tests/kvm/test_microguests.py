@@ -13,6 +13,7 @@ from barevisor.testing import nest
 from barevisor.testing.micro import MicroGuest, differences, run
 from barevisor.testing.microguests import ROWS
 from barevisor.testing.microguests_conform import CONFORM_ROWS
+from barevisor.testing.microguests_direct import DIRECT_ROWS
 from barevisor.testing.microguests_hot import HOT_ROWS
 from barevisor.testing.microguests_rights import RIGHT_ROWS
 from barevisor.testing.microguests_rules import RULE_ROWS
@@ -20,7 +21,8 @@ from barevisor.testing.microguests_smp import SMP_ROWS
 from barevisor.testing.microguests_system import SYSTEM_ROWS
 
 ALL_ROWS = (
-    *ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *RULE_ROWS, *RIGHT_ROWS, *HOT_ROWS, *SMP_ROWS
+    *ROWS, *SYSTEM_ROWS, *CONFORM_ROWS, *RULE_ROWS, *RIGHT_ROWS, *HOT_ROWS, *SMP_ROWS,
+    *DIRECT_ROWS,
 )  # fmt: skip
 
 pytestmark = pytest.mark.timeout(60)
@@ -40,7 +42,8 @@ def why_not(name: str) -> str:
     return "" if found else "barevisor.cpu.bt.vm is not built"
 
 
-BT = [pytest.param(f"bt-{way}", marks=pytest.mark.no_kvm) for way in ("interpret", "translate")]
+WAYS = ("interpret", "translate", "direct")
+BT = [pytest.param(f"bt-{way}", marks=pytest.mark.no_kvm) for way in WAYS]
 
 
 @pytest.fixture(params=["kvm", *BT], scope="session")
@@ -54,7 +57,8 @@ def kind(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(autouse=True)
 def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row runs on bt twice: interpreted, and with every block translated at its first run."""
+    """Each row runs on bt three times: interpreted, with every block translated at its first run,
+    and with user code executed directly."""
     if "kind" in request.fixturenames:
         mode = request.node.callspec.params["kind"].partition("-")[2]
         if mode:

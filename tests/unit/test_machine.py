@@ -250,8 +250,9 @@ class Picky(FakeVm):
     """Takes RAM at the third address that it is offered, read-only memory at the second."""
 
     def set_memory(
-        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
-    ) -> None:
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False,
+        file: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         super().set_memory(slot, gpa, size, host_address, readonly=readonly)
         self.offered = (*getattr(self, "offered", ()), host_address)
         if len(self.offered) in (1, 2, 4):
@@ -277,8 +278,9 @@ def test_memory_goes_where_the_engine_can_use_it() -> None:
 def test_an_engine_that_can_use_no_address_is_an_error() -> None:
     class Nowhere(FakeVm):
         def set_memory(
-            self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
-        ) -> None:
+            self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False,
+            file: tuple[int, int] | None = None,
+        ) -> None:  # fmt: skip
             if readonly or size == 4 * MIB:
                 raise AddressTaken("not there")
 

@@ -119,7 +119,7 @@ class Machine:
         self._send_msi = self._deliver
         if stats is not None:
             self._send_msi = stats.timed("message-signalled interrupt", self._deliver)
-        self._wiring = wiring = Wiring(board_map.ram_ranges(memory_bytes))
+        self._wiring = wiring = Wiring(board_map.ram_ranges(memory_bytes), file=engine.file_memory)
         try:
             self.vm = engine.create_vm(spec)
         except BaseException:

@@ -1,17 +1,20 @@
-"""Guest RAM: anonymous memory, mapped once, in one or two guest-physical ranges.
+"""Guest RAM: memory of this process, mapped once, in one or two guest-physical ranges.
 
 The guest writes every byte here while we read, so callers copy once and check the copy.
 Addresses and lengths come from the guest: everything is bounded before a view exists.
 
-Anonymous and not a memfd: Linux gives huge pages to the former by default and to the latter not
-(Documentation/admin-guide/mm/transhuge.rst, 6.1). On kvm each page that a guest touches first is
-an exit, and a start touches 16,000 small pages or 500 large ones.
+Anonymous and not a memfd, unless the engine wants a file (Engine.file_memory): Linux gives huge
+pages to the former by default and to the latter not (Documentation/admin-guide/mm/transhuge.rst,
+6.1). On kvm each page that a guest touches first is an exit, and a start touches 16,000 small
+pages or 500 large ones.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
+import os
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,9 +22,18 @@ from barevisor.errors import GuestError, HostError
 from barevisor.records import NamedTuple
 
 PAGE = 4096
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 MAP_NORESERVE = 0x4000  # asm-generic/mman.h; mmap has it from Python 3.13 on
 HUGE = 2 << 20
 """A large page of the host's and of nested paging: both addresses must agree in what is below."""
+
+
+def _memory_file(size: int) -> int:
+    """A memfd that nobody can shrink under its mappings. Raises OSError."""
+    fd = os.memfd_create("barevisor-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return fd
 
 
 class RamRange(NamedTuple):
@@ -35,13 +47,18 @@ class RamRange(NamedTuple):
 class GuestRam:
     """All RAM of one guest. `ranges` are in ascending order and do not touch."""
 
-    def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        """`ranges`: (gpa, size) pairs, page-aligned. Raises HostError when memory is short."""
+    def __init__(self, ranges: list[tuple[int, int]], *, file: bool = False) -> None:
+        """`ranges`: (gpa, size) pairs, page-aligned; `file`: it lies in a memfd. Raises HostError
+        when memory is short."""
         self.size = sum(size for _, size in ranges)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        self._fd = -1
         try:
-            self._map = mmap.mmap(-1, self.size + HUGE, flags=flags)
+            if file:
+                self._fd = _memory_file(self.size + HUGE)
+            flags = MAP_NORESERVE | (mmap.MAP_SHARED if file else PRIVATE)
+            self._map = mmap.mmap(self._fd, self.size + HUGE, flags=flags)
         except (OSError, OverflowError, ValueError) as e:
+            self._close_file()
             raise HostError(f"guest RAM of {self.size >> 20} MiB: {e}", "lower --memory") from e
         with suppress(OSError):  # a kernel without huge pages
             self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -57,6 +74,15 @@ class GuestRam:
             offset += size
         self.on_write: Callable[[int, int], None] = lambda gpa, size: None
         """The engine's memory_written: called after every store made through this object."""
+
+    def file(self, offset: int) -> tuple[int, int] | None:
+        """The descriptor of the file that it lies in, and where `offset` of a range is there."""
+        return None if self._fd < 0 else (self._fd, self._skip + offset)
+
+    def _close_file(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
     def _offset(self, gpa: int, size: int) -> int:
         for r in self.ranges:
@@ -105,3 +131,4 @@ class GuestRam:
         del self._anchor
         self._view.release()
         self._map.close()
+        self._close_file()

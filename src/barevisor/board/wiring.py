@@ -21,10 +21,10 @@ PLACES = 8
 class Wiring:
     """One machine's."""
 
-    def __init__(self, ranges: list[tuple[int, int]]) -> None:
-        """`ranges`: of RAM, (address, size). Raises HostError."""
-        self._ranges = ranges
-        self.ram = GuestRam(ranges)
+    def __init__(self, ranges: list[tuple[int, int]], *, file: bool = False) -> None:
+        """`ranges`: of RAM, (address, size); `file`: see Engine.file_memory. Raises HostError."""
+        self._ranges, self._file = ranges, file
+        self.ram = GuestRam(ranges, file=file)
         self._readonly: list[tuple[int, int, int, mmap.mmap]] = []
         self._bells: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._late: dict[int, tuple[int, Callable[[int, bytes], None]]] = {}
@@ -45,7 +45,7 @@ class Wiring:
                     if len(refused) == PLACES:
                         raise
                     refused.append(self.ram)
-                    self.ram = GuestRam(self._ranges)
+                    self.ram = GuestRam(self._ranges, file=self._file)
         finally:
             for ram in refused:
                 ram.close()
@@ -53,7 +53,8 @@ class Wiring:
     def map_memory(self, vm: EngineVm) -> None:
         """Tell `vm` of all memory. Raises EngineError."""
         for slot, r in enumerate(self.ram.ranges):
-            vm.set_memory(slot, r.gpa, r.size, self.ram.host_address + r.offset)
+            address = self.ram.host_address + r.offset
+            vm.set_memory(slot, r.gpa, r.size, address, file=self.ram.file(r.offset))
         for slot, (gpa, size, address, _) in enumerate(self._readonly, len(self.ram.ranges)):
             vm.set_memory(slot, gpa, size, address, readonly=True)
 

@@ -337,10 +337,12 @@ class EngineVm(Protocol):
     spec: MachineSpec
 
     def set_memory(
-        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
-    ) -> None:
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False,
+        file: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         """Back [gpa, gpa+size) with host memory (page-aligned); size 0 removes the slot.
-        A store to a readonly slot is an MmioWrite exit. The caller keeps the memory alive."""
+        A store to a readonly slot is an MmioWrite exit. The caller keeps the memory alive. `file`:
+        the descriptor of the file that it is a shared mapping of, and the offset there."""
 
     def create_vcpu(self, index: int) -> Vcpu:
         """CPU `index` (also its APIC ID), in reset state; CPUs above 0 wait for INIT/SIPI."""
@@ -402,6 +404,8 @@ class Engine(Protocol):
     """A kind of CPU: `kvm` or `bt`."""
 
     name: str
+    file_memory: bool
+    """Whether guest RAM should lie in a file, so that processes of the engine can map it, too."""
 
     def probe(self) -> str:
         """ "" when a stock kernel can run on this engine here, else the reason in one line."""

@@ -132,8 +132,9 @@ class FakeVm:
         self.state = VmState()
 
     def set_memory(
-        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
-    ) -> None:
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False,
+        file: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         """Recorded in `memory`."""
         self.memory[slot] = (gpa, size, host_address)
 
@@ -198,6 +199,7 @@ class FakeEngine:
     """One script of steps for each vCPU."""
 
     name = "fake"
+    file_memory = False
 
     def __init__(self, *scripts: list[Step]) -> None:
         self.scripts = list(scripts)

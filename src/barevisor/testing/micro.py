@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from barevisor.board.ram import GuestRam
 from barevisor.cpu import engine
 from barevisor.cpu.engine import CpuState, DescriptorTable, PioRead, PioWrite, Segment
 from barevisor.testing.asm import Assembled, assemble
@@ -369,26 +370,25 @@ def run(
     model's. `tss_type`: that of TR (11: busy)."""
     image = build(row)
     image.state.tr.type = tss_type
-    ram = mmap.mmap(-1, RAM_SIZE)
-    anchor = ctypes.c_char.from_buffer(ram)
+    ram = GuestRam([(0, RAM_SIZE)], file=kind.file_memory)
     for at, raw in image.parts.items():
-        ram[at : at + len(raw)] = raw
+        ram.write(at, raw)
     spec = engine.MachineSpec(
         cpus=row.cpus, irqchip=row.irqchip, cpu_model=row.model, features=features
     )
     vm = kind.create_vm(spec)
     try:
-        # JUSTIFICATION: the micro guest's RAM; `ram` outlives the VM.
-        vm.set_memory(0, 0, RAM_SIZE, ctypes.addressof(anchor))
+        vm.set_memory(0, 0, RAM_SIZE, ram.host_address, file=ram.file(0))
         vcpu = vm.create_vcpu(0)
         image.state.tsc = vcpu.get_state().tsc
         vcpu.set_state(image.state)
         steps, end = _run_all(vm, vcpu, row)
         state = vcpu.get_state()
-        return Outcome(steps, end, state, {a: ram[a : a + len(w)] for a, w in row.memory.items()})
+        memory = {a: ram.read(a, len(wanted)) for a, wanted in row.memory.items()}
+        return Outcome(steps, end, state, memory)
     finally:
         vm.close()
-        del anchor
+        ram.close()
 
 
 class Moving:

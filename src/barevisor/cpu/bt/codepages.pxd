@@ -42,6 +42,10 @@ cdef inline bint may_write(Cpu* cpu, Slot* slot, u64 page) noexcept nogil:
     __sync_fetch_and_or_1(&slot.writers[page], <u8> 1 << (cpu.index & 7))
     return not slot.code_pages[page]
 
+# With the lock held: a right of this page in mirrors is no good any more. The CPUs that had it
+# marked, a bit each.
+cdef u64 revoke(Vm* vm, Slot* slot, u64 page, u32 right) noexcept nogil
+
 # --- inside codepages.py
 cdef int unwrite(Cpu* cpu, u64 gpa) noexcept nogil
 cdef int unstore(Cpu* cpu, u64* stores) noexcept nogil

@@ -15,12 +15,16 @@ A CPU whose entry was taken may have checked it just before and not have stored 
 waits for the end of that instruction, and only then the page is decoded. Devices store first and
 call `code_written` then, which looks at code_pages after a barrier: either it sees the page
 watched, or the decoder, who has set that before, reads what the device stored.
+
+Mirrors (mirror.pxd) are TLBs in this too: slot.mirrored notes the CPUs that have the page in one,
+for stores or, watched like a decoded page, for execution; each right is revoked when it must go.
 """
 
 import cython
 from cython.cimports.barevisor.cpu.bt.evict import evict_trace
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
+    ask,
     fence,
     vm_lock,
     vm_unlock,
@@ -55,6 +59,11 @@ def code_written(vm, cpu, gpa, size):
 def kill_range(vm, slot, page, start, end):
     """Kill the blocks of one page that overlap [start, end); unwatch the page when none stay."""
     dropped: cython.int = 0
+    i: u32
+    others: u64 = revoke(vm, slot, page, PG_EXEC)
+    for i in range(vm.ncpus if others else 0):
+        if others >> i & 1:
+            ask(vm.cpus[i], ATT_INTERRUPT)  # its mirrors are looked at when it goes on
     at: cython.pointer(cython.pointer(Block)) = cython.address(slot.page_blocks[page])
     block: cython.pointer(Block) = at[0]
     while block != cython.NULL:
@@ -103,9 +112,31 @@ def watch_code_page(cpu, slot, page):
             and (unwrite(vm.cpus[i], gpa) | unstore(vm.cpus[i], slot.stores + 2 * page))
         ):
             mask |= cython.cast(u64, 1) << i
+    mask |= revoke(vm, slot, page, PG_WRITE)
     mask &= ~(cython.cast(u64, 1) << cpu.index)
     if mask:
         wait_quiet(cpu, mask)
+
+
+def revoke(vm, slot, page, right):
+    """See codepages.pxd."""
+    i: u32
+    mask: u64 = 0
+    marked: u32 = slot.mirrored[page]
+    cpu: cython.pointer(Cpu)
+    if not marked:
+        return 0
+    slot.mirrored[page] = 0
+    for i in range(vm.ncpus):
+        cpu = vm.cpus[i]
+        if not marked >> (i & 7) & 1 or cpu == cython.NULL or cpu.mirrors == cython.NULL:
+            continue
+        if cpu.nrevoked < REVOKED:
+            cpu.revoked[cpu.nrevoked] = slot.gpa + page * PAGE + right
+        if cpu.nrevoked <= REVOKED:
+            cpu.nrevoked += 1
+        mask |= cython.cast(u64, 1) << i
+    return mask
 
 
 def unstore(cpu, stores):

@@ -21,6 +21,8 @@ cdef extern from "signal.h" nogil:
     int SIG_BLOCK
     void SIG_DFL(int) noexcept nogil
     void SIG_IGN(int) noexcept nogil
+    int kill(int pid, int number)
+    int SIGUSR1
     int SA_SIGINFO, SA_ONSTACK, SA_RESTART, SIGSEGV, SIGBUS, SIGFPE, SIGRTMIN
     union sigval:
         void* sival_ptr

@@ -115,7 +115,11 @@ def _fault(
 def _alarm(
     number: cython.int, info: cython.pointer(siginfo_t), context: cython.p_void
 ) -> cython.void:
-    cython.cast(cython.pointer(Cpu), info.si_value).urgent = -1
+    """On the CPU's thread, which may be waiting for the process that runs its user code."""
+    cpu: cython.pointer(Cpu) = cython.cast(cython.pointer(Cpu), info.si_value)
+    cpu.urgent = -1
+    if cpu.user_pid:
+        kill(cpu.user_pid, SIGUSR1)
 
 
 def faults_install():

@@ -13,6 +13,7 @@ from cython.cimports.barevisor.cpu.bt.apic import apic_ack, apic_pending, apic_t
 from cython.cimports.barevisor.cpu.bt.apicbus import nmi_taken
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.debug import after_step, code_breakpoint
+from cython.cimports.barevisor.cpu.bt.direct import direct_run, direct_sample, direct_unpin
 from cython.cimports.barevisor.cpu.bt.faults import gettid
 from cython.cimports.barevisor.cpu.bt.fpstate import enter
 from cython.cimports.barevisor.cpu.bt.interrupts import (
@@ -91,6 +92,7 @@ def _poll(cpu: cython.pointer(Cpu)) -> cython.int:
 def _interrupt(cpu: cython.pointer(Cpu)) -> cython.int:
     """Deliver the highest pending interrupt, if its priority allows any."""
     pending: cython.int
+    direct_sample(cpu)
     # Clear first: an interrupt that arrives from now on sets it again.
     __sync_fetch_and_and(cython.address(cpu.attention), ~cython.cast(u32, ATT_INTERRUPT))
     pending = apic_pending(cpu)
@@ -228,7 +230,12 @@ def _loop(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
                 return status
         if cpu.hot != cython.NULL:
             tier_translate(cpu)
-        if must_step(cpu):
+        if cpu.direct == DIRECT_NOW:
+            status = direct_run(cpu)
+        elif cpu.direct == DIRECT_NEXT:
+            cpu.direct = DIRECT_NOW
+            status = _step(cpu)
+        elif must_step(cpu):
             status = _alone(cpu) if cpu.exclusive else _step(cpu)
             if cpu.debug_step and not cpu.exclusive:
                 _stepped(cpu)
@@ -257,4 +264,5 @@ def execute(cpu: cython.pointer(Cpu)) -> cython.int:
     guest_enter(cpu)
     status = enter(cpu, _loop, cython.NULL)
     guest_leave(cpu)
+    direct_unpin(cpu)
     return status

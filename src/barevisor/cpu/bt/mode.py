@@ -18,6 +18,10 @@ def update_mode(cpu):
         idx = MMU_SUPERVISOR_AC
     cpu.mode = mode
     cpu.mmu_idx = idx
+    if (cpu.cpl == 3) != cpu.in_user:
+        cpu.in_user = not cpu.in_user
+        cpu.entries += not cpu.in_user
+        cpu.direct = direct_wanted(cpu) if cpu.in_user else 0
     for seg in range(2):
         cpu.stamps[seg] = (cpu.stamps[seg] | 0xFFFF) ^ 0xFFFF | 0x8000 | cpu.cpl << 12 | mode
     cpu.tlb = cpu.tlbs[idx]

@@ -13,6 +13,13 @@ cdef extern from "unistd.h" nogil:
     long syscall(long number, ...)
 cdef extern from "sys/syscall.h" nogil:
     const long SYS_futex
+    const long SYS_rt_tgsigqueueinfo
+cdef extern from "signal.h" nogil:
+    ctypedef struct siginfo_t:
+        int si_code
+        void* si_value "si_value.sival_ptr"
+    const int SI_QUEUE
+    int SIGRTMIN
 cdef extern from "linux/futex.h" nogil:
     const int FUTEX_WAIT_PRIVATE
     const int FUTEX_WAKE_PRIVATE
@@ -53,6 +60,8 @@ cdef void guest_poll(Cpu* cpu) noexcept nogil
 
 # Any thread: make `cpu` poll before its next block, if it is in the guest
 cdef void ask(Cpu* cpu, u32 bits) noexcept nogil
+# Stop the process that runs this CPU's user code, if one does (direct.pxd)
+cdef void poke(Cpu* cpu) noexcept nogil
 # With the lock held: every CPU of `mask` has ended the instruction that it was in, and whatever
 # this thread wrote before is seen by its next one
 cdef void wait_quiet(Cpu* cpu, u64 mask) noexcept nogil

@@ -19,6 +19,8 @@ whether it is asked: one of both always sees the other.
 
 import cython
 from cython.cimports.libc.stdlib import calloc, free
+from cython.cimports.libc.string import memset
+from cython.cimports.posix.unistd import getpid
 
 FOREVER = cython.declare("u32", 0x7FFFFFFF)
 MINUS_ONE = cython.declare("u32", 0xFFFFFFFF)
@@ -124,6 +126,18 @@ def guest_poll(cpu):
 def ask(cpu, bits):
     or32(cython.address(cpu.attention), bits, SEQ_CST)
     swap64(cython.address(cpu.urgent), -1, SEQ_CST)
+    if load32(cython.cast(cython.pointer(u32), cython.address(cpu.user_pid)), SEQ_CST):
+        poke(cpu)
+
+
+def poke(cpu):
+    """See safepoint.pxd. By way of its thread, which alone knows that the process is still the same
+    one (faults.py)."""
+    info: siginfo_t
+    memset(cython.address(info), 0, cython.sizeof(siginfo_t))
+    info.si_code = SI_QUEUE
+    info.si_value = cpu
+    syscall(SYS_rt_tgsigqueueinfo, getpid(), cpu.thread, SIGRTMIN + 3, cython.address(info))
 
 
 # ---- waiting for the others ------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 from array import array
 
 import cython
+from cython.cimports.barevisor.cpu.bt.mirror import mirrors_flush_page, mirrors_flush_user
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.errno import ENOMEM, errno
 from cython.cimports.libc.stdlib import calloc, free
@@ -322,6 +323,7 @@ def _user_space(cpu: cython.pointer(Cpu), key: u64) -> cython.pointer(Space):
 def space_flush(cpu: cython.pointer(Cpu)) -> cython.void:
     """See space.pxd."""
     n: cython.uint
+    mirrors_flush_user(cpu, FREE_KEY)
     if cpu.spaces == cython.NULL:
         return
     for n in range(SPACE_COUNT):
@@ -368,6 +370,7 @@ def space_flush_private(cpu: cython.pointer(Cpu)) -> cython.void:
 def space_flush_user(cpu: cython.pointer(Cpu), key: u64) -> cython.void:
     """See space.pxd. `key`: a CR3, or ~0 for all of them."""
     n: cython.uint
+    mirrors_flush_user(cpu, key)
     if cpu.spaces == cython.NULL:
         return
     for n in range(SPACE_USER, SPACE_COUNT):
@@ -390,6 +393,7 @@ def space_flush_page(cpu: cython.pointer(Cpu), va: u64, large: u32) -> cython.vo
         u32, (va >> 12) & (~cython.cast(u64, 511) if large else ~cython.cast(u64, 0))
     )
     space: cython.pointer(Space)
+    mirrors_flush_page(cpu, va, large)
     if cpu.spaces == cython.NULL:
         return
     for n in range(SPACE_COUNT):

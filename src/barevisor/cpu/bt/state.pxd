@@ -17,6 +17,7 @@ cdef struct Block
 cdef struct Vm
 cdef struct Apic
 cdef struct Space
+cdef struct Mirror
 
 ctypedef int (*handler_t)(Cpu* cpu, Op* op) noexcept nogil
 # A thunk for an instruction with a memory operand: `host` is where the operand lies (in guest
@@ -108,6 +109,7 @@ cdef enum:
     EXIT_INTERNAL = 8        # exit_data holds a reason text
     EXIT_DEBUG = 9           # a debugger's breakpoint or step
     EXIT_CACHE_FULL = 10     # code memory is used up: flush all and go on
+    EXIT_NO_MIRROR = 11      # user code could run directly, had it a process (mirror.pxd)
 
 cdef enum:
     EXC_DE = 0
@@ -296,6 +298,11 @@ cdef struct Slot:            # guest-physical memory backed by host memory
     Block** page_blocks      # per page: list head of its blocks
     u64* stores              # per page: two linear addresses that translated code stores through
     u32* code_numbers        # per page: its number among those that translations were made from
+    u8* mirrored             # one byte a page: as `writers`, of CPUs whose mirrors may hold it with a
+                             # right that watching its code, or a store to it, takes away
+    u64 file_offset          # where it begins in the file that guest RAM lies in
+    u32 has_file
+    u32 slot_pad
 
 cdef struct CpuidEntry:
     u32 leaf
@@ -368,6 +375,21 @@ cdef struct Traced:          # a block that ran, for --trace blocks
     u16 mode                 # MODE_*
     u16 cpl
 
+cdef struct Pace:            # how an address space uses the CPU (direct.py)
+    u64 key                  # CR3 with its PCID
+    u64 direct               # 1: it runs long without entering the kernel
+
+cdef enum:
+    DIRECT_OFF = 0
+    DIRECT_LONG = 1          # where user code runs long at a time
+    DIRECT_ALWAYS = 2        # wherever it can: for tests
+    DIRECT_NOW = 1           # Cpu.direct
+    DIRECT_NEXT = 2          # after one instruction that could not
+    PACES = 64
+    PG_WRITE = 2             # rights of a mirror's page, in MirrorPage.gpa and Cpu.revoked
+    PG_EXEC = 4
+    REVOKED = 32
+
 cdef enum:
     MAX_BREAKS = 1024
     MAX_WATCHES = 64
@@ -425,6 +447,8 @@ cdef struct Vm:
     u32 turn                 # futex: counts changes that `waiters` look for
     u32 waiters
     u32 flushes              # how often all code was dropped
+    u32 direct               # DIRECT_*: may user code run directly?
+    u32 sensitive_also       # SENSITIVE_* of this host (sensitive.pxd)
 
 cdef struct Cpu:
     u64 regs[18]             # offset 0, encoding order; then [REG_NONE] = 0 and [REG_RIP] = offset
@@ -571,3 +595,23 @@ cdef struct Cpu:
     i32 timer_thread         # the thread it signals; 0: there is none yet
     i32 thread               # the thread that runs this CPU now
     i32 memory_fd            # the memfd that this struct lies in
+    # --- direct execution (direct.pxd, mirror.pxd)
+    u32 direct               # DIRECT_NOW, DIRECT_NEXT or 0: is user code to run directly?
+    u32 in_user              # CPL was 3 at the last update_mode
+    i32 user_pid             # the process that runs guest code now, or 0: it is stopped for `urgent`
+    u32 nrevoked             # entries in `revoked`; over REVOKED: too many. Under vm.lock
+    u64 revoked[32]          # guest-physical page | PG_WRITE or PG_EXEC
+    Mirror* mirrors          # MIRRORS of them, or NULL
+    u64 mirror_clock
+    u64 entries              # how often the kernel was entered from user mode
+    u64 pace_key             # the address space of the present sample
+    u64 pace_since           # host TSC at its start
+    u64 pace_entries
+    Pace paces[64]
+    u32 shorts               # direct runs one after the other that ended soon
+    u32 pinned               # this thread is bound to one host CPU, since `pinned_since`
+    u64 pinned_since
+    u8 affinity[128]         # what it may run on otherwise
+    u64 direct_runs          # counters: ways into a mirror, pages mapped, host TSC ticks there
+    u64 direct_maps
+    u64 direct_ticks

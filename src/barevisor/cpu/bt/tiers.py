@@ -2,7 +2,8 @@
 
 BAREVISOR_BT: unset, blocks are interpreted until they have run often enough to be translated;
 `interpret`, none is translated; `translate`, each is at its first run (for tests: slower to start);
-`lockstep`, that, and each run of a translation is compared with the interpreter (very slow).
+`lockstep`, that, and each run of a translation is compared with the interpreter (very slow). Unset,
+user code that runs long at a time is executed directly (ADR 20); `direct`, all that can be is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ CODE_BYTES = 96 << 20
 """Host code of one VM's translations; when it is full all of it is dropped."""
 RUNS = 12
 """How often a block runs before it is translated: less makes a boot translate what runs once."""
-MODES = ("interpret", "translate", "lockstep")
+MODES = ("interpret", "translate", "lockstep", "direct")
+DIRECT_OFF, DIRECT_LONG, DIRECT_ALWAYS = 0, 1, 2
+"""As in state.pxd."""
 HWCAP2_FSGSBASE = 1 << 1
 AT_HWCAP2 = 26
 
@@ -48,6 +51,14 @@ def refusal() -> str:
     return ""
 
 
+def direct() -> int:
+    """DIRECT_*: when user code runs directly. Whether the host allows that, the first one shows."""
+    wanted = os.environ.get("BAREVISOR_BT", "")
+    if wanted == "direct":
+        return DIRECT_ALWAYS
+    return DIRECT_OFF if wanted or refusal() else DIRECT_LONG
+
+
 def translator(cpus: int) -> TranslatorOwner | None:
     """A new VM's translator; None where BAREVISOR_BT, or the host, says to interpret.
 
@@ -66,7 +77,8 @@ def translator(cpus: int) -> TranslatorOwner | None:
         raise EngineError(f"BAREVISOR_BT={wanted}: {reason}", "BAREVISOR_BT=interpret")
     from barevisor.cpu.bt.tier import TranslatorOwner
 
-    made = TranslatorOwner(CODE_BYTES, 1 if wanted else RUNS, wanted == "lockstep")
+    runs = 1 if wanted in ("translate", "lockstep") else RUNS
+    made = TranslatorOwner(CODE_BYTES, runs, wanted == "lockstep")
     if wanted == "lockstep":
         from barevisor.cpu.bt import lockstep
 

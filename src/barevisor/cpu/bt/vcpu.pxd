@@ -1,5 +1,6 @@
 # One virtual CPU: the run loop and CpuState.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.mirror cimport Mirror
 from barevisor.cpu.bt.cpustate cimport MP_HALTED, MP_RUNNABLE, MP_WAIT_SIPI
 from barevisor.cpu.bt.sleep cimport *
 from barevisor.cpu.bt.vmcore cimport VmCore
@@ -21,6 +22,7 @@ cdef class BtVcpu:
     cdef int _allocate(self) except -1
     cdef object _exit(self)
     cdef object _debug_stop(self)
+    cdef object _make_mirror(self)
     cdef object _take_trace(self)
     cdef object _woken(self, int why)
     cdef object _kicked(self)

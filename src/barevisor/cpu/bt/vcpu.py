@@ -30,6 +30,12 @@ from cython.cimports.barevisor.cpu.bt.faults import timer_free
 from cython.cimports.barevisor.cpu.bt.fpstate import fpu_reset
 from cython.cimports.barevisor.cpu.bt.interp import execute
 from cython.cimports.barevisor.cpu.bt.interrupts import KIND_EXCEPTION, deliver
+from cython.cimports.barevisor.cpu.bt.mirror import (
+    mirror_adopt,
+    mirror_close,
+    mirror_place,
+    mirrors_free,
+)
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_reset, msr_write
 from cython.cimports.barevisor.cpu.bt.paging import ACCESS_READ, translate
@@ -177,6 +183,7 @@ class BtVcpu:
         free(self.cpu.cpuid)
         free(self.cpu.traced)
         timer_free(self.cpu)
+        mirrors_free(self.cpu)
         space_free_cpu(self.cpu)
 
     def close(self):
@@ -184,6 +191,7 @@ class BtVcpu:
         Idempotent. Addresses are freed now: what waits for the collector would be in the way of
         the next VM's memory (space.pxd)."""
         space_free(self.cpu)
+        mirrors_free(self.cpu)
         if self.core.vm.cpus[self.index] == self.cpu:
             self.core.vm.cpus[self.index] = cython.NULL
 
@@ -242,12 +250,41 @@ class BtVcpu:
                 drop_code(cpu.vm)
                 resume_others(cpu.vm, cpu)
             return None
+        if reason == EXIT_NO_MIRROR:
+            return self._make_mirror()
         if reason == EXIT_SHUTDOWN:
             return engine.Shutdown()
         if reason == EXIT_DEBUG:
             return self._debug_stop()
         text = bytes(cpu.exit_data[:63]).split(b"\0")[0].decode("ascii", "replace")
         return engine.InternalError(text or f"exit {reason}", (cpu.rip, cpu.exit_gpa))
+
+    def _make_mirror(self):
+        """A process for this address space's user code. Where the host allows none, there is no
+        direct execution; asked for by name, that is an error."""
+        cpu: cython.pointer(Cpu) = self.cpu
+        m: cython.pointer(Mirror) = mirror_place(cpu)
+        reason = ""
+        try:
+            if mirror_adopt(cpu, m, self.core.ram_fd):
+                reason = "a process of the engine's own cannot be traced (ptrace) or set up"
+        except OSError as e:
+            reason = str(e)
+        if reason:
+            mirror_close(m)
+            if cpu.vm.direct == DIRECT_ALWAYS:
+                return engine.InternalError(f"BAREVISOR_BT=direct: {reason}", ())
+            cpu.vm.direct = DIRECT_OFF
+            cpu.direct = 0
+        return None
+
+    def direct_counters(self):
+        """See vcpu.pyi."""
+        return {
+            "runs": self.cpu.direct_runs,
+            "pages": self.cpu.direct_maps,
+            "ms": self.cpu.direct_ticks // self.cpu.vm.tsc_khz,
+        }
 
     def _woken(self, why):
         """A sleep ended with something other than an interrupt. None: go on."""

@@ -30,6 +30,8 @@ class BtVcpu:
     def set_step(self, on: bool) -> None: ...
     def set_trace(self, sink: BlockSink) -> None:
         """See EngineVm.trace_blocks."""
+    def direct_counters(self) -> dict[str, int]:
+        """Of direct execution: ways into it, pages mapped for it, milliseconds there."""
     def read_msr(self, index: int) -> int | None:
         """As RDMSR; None: #GP."""
     def write_msr(self, index: int, value: int) -> bool:

@@ -41,6 +41,13 @@ class BtEngine:
 
     name = "bt"
 
+    @property
+    def file_memory(self) -> bool:
+        """See Engine.file_memory: for direct execution."""
+        from barevisor.cpu.bt import tiers
+
+        return tiers.direct() != tiers.DIRECT_OFF
+
     def probe(self) -> str:
         """See Engine.probe: an x86-64 host that lets us map code which was just written."""
         if (host := os.uname().machine) != "x86_64":
@@ -78,6 +85,7 @@ class BtVm:
             clock.clock_scale(self._khz),
             self._chips.ioapic.eoi,
             tiers.translator(spec.cpus),
+            tiers.direct(),
         )
         self._chips.core = self._core
         self._vcpus: list[BtVcpu] = []
@@ -88,10 +96,11 @@ class BtVm:
         return self._core
 
     def set_memory(
-        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
-    ) -> None:
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False,
+        file: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         """See EngineVm.set_memory; every vCPU must be outside `run`."""
-        self._open().set_memory(slot, gpa, size, host_address, readonly)
+        self._open().set_memory(slot, gpa, size, host_address, readonly, file)
 
     def create_vcpu(self, index: int) -> Vcpu:
         """See EngineVm.create_vcpu."""
@@ -191,8 +200,10 @@ class BtVm:
 
     def counters(self) -> dict[str, int]:
         """See EngineVm.counters. "chips": accesses to IOAPIC, 8259s and 8254, and doorbells; they
-        leave compiled code and are answered in the engine. "translator_...": TranslatorOwner's;
-        "interpreted_...": the instructions that translations left to the interpreter most often."""
+        leave compiled code and are answered in the engine. "direct_...": all CPUs' ways into direct
+        execution, pages mapped for it, milliseconds there. "translator_...": TranslatorOwner's;
+        "interpreted_...": the instructions that translations left to the interpreter most
+        often."""
         found = {
             "instructions": sum(vcpu.instructions() for vcpu in self._vcpus),
             "chips": self._chips.accesses,
@@ -203,6 +214,9 @@ class BtVm:
             found |= {f"translator_{name}": count for name, count in owner.stats().items()}
             steps = sorted(owner.steps().items(), key=itemgetter(1), reverse=True)
             found |= {f"interpreted_{name.lower()}": count for name, count in steps[:STEPS]}
+        for vcpu in self._vcpus:
+            for name, count in vcpu.direct_counters().items():
+                found[f"direct_{name}"] = found.get(f"direct_{name}", 0) + count
         return found
 
     def close(self) -> None:

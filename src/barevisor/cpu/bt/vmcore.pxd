@@ -11,6 +11,8 @@ cdef class VmCore:
     cdef CodeMemory code
     cdef readonly object translator  # TranslatorOwner, or None: interpret only
     cdef object level_eoi    # called with a vector
+    cdef readonly int ram_fd # the file that guest RAM lies in, or -1
+    cdef u32 direct          # Vm.direct, once there is such a file
 
     cdef void _free_slot(self, Slot* slot)
     cdef void _quiesce(self)

@@ -10,6 +10,7 @@ from cython.cimports.barevisor.cpu.bt.blocks import drop_code
 from cython.cimports.barevisor.cpu.bt.clock import clock_ns, clock_start
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import code_written
+from cython.cimports.barevisor.cpu.bt.fpstate import XCR0_KNOWN
 from cython.cimports.barevisor.cpu.bt.pic import (
     pic_line,
     pic_read,
@@ -18,6 +19,7 @@ from cython.cimports.barevisor.cpu.bt.pic import (
     settle,
 )
 from cython.cimports.barevisor.cpu.bt.safepoint import threads_free, threads_init
+from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_XSAVE
 from cython.cimports.barevisor.cpu.bt.space import space_reserve, space_unreserve
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner
@@ -35,6 +37,7 @@ from cython.cimports.posix.mman import (
     munmap,
 )
 
+from barevisor.cpu.x86 import hostcpuid
 from barevisor.errors import AddressTaken, EngineError
 
 FIRST_SHIFT = 0x0D600000
@@ -53,7 +56,7 @@ def _level_eoi(vm, vector):
 class VmCore:
     """Owns struct Vm and all that hangs on it, except the vCPUs."""
 
-    def __cinit__(self, irqchip, khz, scale, level_eoi, translator):
+    def __cinit__(self, irqchip, khz, scale, level_eoi, translator, direct=DIRECT_OFF):
         self.vm = cython.cast(cython.pointer(Vm), calloc(1, cython.sizeof(Vm)))
         if self.vm == cython.NULL:
             raise MemoryError
@@ -68,6 +71,10 @@ class VmCore:
             self.vm.translator = cython.cast(TranslatorOwner, translator).tr
             self.vm.template_fd = cython.cast(TranslatorOwner, translator).template_fd
             self.vm.translate_after = cython.cast(TranslatorOwner, translator).after
+        self.ram_fd = -1
+        self.direct = direct
+        if hostcpuid.cpuid(13, 0)[0] & ~XCR0_KNOWN:
+            self.vm.sensitive_also = SENSITIVE_XSAVE
         self.vm.on_eoi = _level_eoi
         self.vm.irqchip = bool(irqchip)
         self.vm.hash = cython.cast(
@@ -107,6 +114,9 @@ class VmCore:
         free(slot.page_blocks)
         free(slot.stores)
         free(slot.code_numbers)
+        free(slot.mirrored)
+        slot.mirrored = cython.NULL
+        slot.has_file = 0
         slot.code_numbers = cython.NULL
         slot.stores = cython.NULL
         slot.code_pages = cython.NULL
@@ -123,7 +133,7 @@ class VmCore:
             if self.vm.cpus[i] != cython.NULL:
                 wake(self.vm.cpus[i], ATT_FLUSH)
 
-    def set_memory(self, slot: int, gpa: int, size: int, host: int, readonly: bool):
+    def set_memory(self, slot: int, gpa: int, size: int, host: int, readonly: bool, file=None):
         """See EngineVm.set_memory. Raises EngineError."""
         if not 0 <= slot < MAX_SLOTS:
             raise EngineError(f"memory slot {slot}: the bt engine has {MAX_SLOTS}")
@@ -147,8 +157,10 @@ class VmCore:
         )
         one.stores = cython.cast(cython.pointer(u64), calloc(2 * pages, 8))
         one.code_numbers = cython.cast(cython.pointer(u32), calloc(pages, 4))
+        one.mirrored = cython.cast(cython.pointer(u8), calloc(pages, 1))
         if (
-            one.code_numbers == cython.NULL
+            one.mirrored == cython.NULL
+            or one.code_numbers == cython.NULL
             or one.code_pages == cython.NULL
             or one.writers == cython.NULL
             or one.stores == cython.NULL
@@ -159,6 +171,10 @@ class VmCore:
         self._reserve(host, size)
         one.gpa, one.host, one.readonly = gpa, host, readonly
         one.used, one.size = 1, size
+        if file is not None and self.ram_fd in (-1, file[0]):
+            self.ram_fd, one.file_offset = file
+            one.has_file = 1
+            self.vm.direct = self.direct
         self.vm.nslots = max(self.vm.nslots, slot + 1)
 
     def _unreserve(self, slot):

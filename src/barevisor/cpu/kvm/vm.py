@@ -67,6 +67,7 @@ class KvmEngine:
     """The contract's Engine."""
 
     name = "kvm"
+    file_memory = False
 
     def probe(self) -> str:
         """See Engine.probe; the work is in kvm/probe.py."""
@@ -147,8 +148,9 @@ class KvmVm:
         return cpuid.table(models.table(self._features, index, cpus, khz, irqchip))
 
     def set_memory(
-        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False
-    ) -> None:
+        self, slot: int, gpa: int, size: int, host_address: int, *, readonly: bool = False,
+        file: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         """See EngineVm.set_memory."""
         flags = READONLY if readonly else 0
         region = abi.MemoryRegion(slot, flags, gpa, size, host_address)
