@@ -64,8 +64,10 @@ FLAGS_SHARED: u64 = cython.declare(u64, FLAGS_ARITH | FLAG_DF | FLAG_AC | FLAG_I
 FLAGS_BARRED: u32 = cython.declare(u32, FLAG_IOPL | FLAG_NT | FLAG_VM | FLAG_TF | FLAG_RF)
 NO_SYSCALL: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 SAMPLE_US: u64 = cython.declare(u64, 1000)
-LONG_US: u64 = cython.declare(u64, 250)
-"""User code that runs so long without the kernel, on average, is worth a way into its process."""
+LONG_US: u64 = cython.declare(u64, 400)
+STAY_US: u64 = cython.declare(u64, 250)
+"""From one entry of the kernel to the next, on average: for code that is translated to run directly
+from then on, and for code that does to go on so."""
 SHORT_US: u64 = cython.declare(u64, 100)
 MANY_SHORTS: u32 = cython.declare(u32, 8)
 PAGE: u64 = cython.declare(u64, 4096)
@@ -90,7 +92,7 @@ def direct_sample(cpu):
             return
         each = spent // (cpu.entries - cpu.pace_entries + 1)
         pace = cython.address(cpu.paces[(key >> 12 ^ key) & (PACES - 1)])
-        pace.direct = each > (SHORT_US if pace.key == key and pace.direct else LONG_US)
+        pace.direct = each > (STAY_US if pace.key == key and pace.direct else LONG_US)
         pace.key = key
     cpu.pace_key = key
     cpu.pace_since = now

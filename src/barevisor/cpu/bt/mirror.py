@@ -532,7 +532,28 @@ def mirror_refresh(cpu, m):
                 _unmap_page(m, page)
     m.stale = 0
     m.listed = 0
-    return _serve(m)
+    return -1 if _foresee(cpu, m) else _serve(m)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _foresee(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
+    """The page that the kernel was asked for last (CR2), and has brought: it is needed next."""
+    leaf: Leaf
+    page: cython.pointer(MirrorPage)
+    va: u64 = cpu.cr2 & PAGE_MASK
+    if va >= USER_END or va - m.stub < STUB_SPAN or _peek(cpu, va, cython.address(leaf)):
+        return 0
+    page = mirror_page(m, va)
+    if page != cython.NULL and page.gpa & (PG_WRITE | PG_EXEC):
+        return 0
+    if leaf.large and mirror_page(m, va & LARGE_MASK) != cython.NULL:
+        return 0
+    if m.count + AROUND > MIRROR_FULL and _drop_all(m):
+        return -1
+    _map_around(cpu, m, va, cython.address(leaf), ACCESS_READ)
+    return 0
 
 
 def mirror_fault(cpu, m, va, rip):
@@ -540,8 +561,6 @@ def mirror_fault(cpu, m, va, rip):
     a store's, and what is dirty is mapped for both. Pages around it are mapped as well, where that
     needs no walk that sets bits."""
     leaf: Leaf
-    first: u64 = va & ~(AROUND * PAGE - 1)
-    at: u64
     page: cython.pointer(MirrorPage) = mirror_page(m, va & PAGE_MASK)
     execute: cython.bint = (va & PAGE_MASK) == (rip & PAGE_MASK) or va - rip < 15
     access: u32 = ACCESS_EXEC if execute else ACCESS_READ
@@ -557,20 +576,39 @@ def mirror_fault(cpu, m, va, rip):
         return 1
     if m.count + AROUND > MIRROR_FULL and _drop_all(m):
         return -1
-    if _map_page(cpu, m, va, cython.address(leaf), access):
+    if _map_around(cpu, m, va, cython.address(leaf), access):
         return 1
+    return _serve(m)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _map_around(
+    cpu: cython.pointer(Cpu), m: cython.pointer(Mirror), va: u64, leaf: cython.pointer(Leaf),
+    access: u32,
+) -> cython.int:  # fmt: skip
+    """Map the page at `va` for `access`, and those around it that are not mapped yet and may be. 1:
+    not even that one."""
+    first: u64 = va & ~(AROUND * PAGE - 1)
+    at: u64
+    page: cython.pointer(MirrorPage)
+    if _map_page(cpu, m, va, leaf, access):
+        return 1
+    if access != ACCESS_EXEC:
+        access = ACCESS_READ
     for at in range(first, first + AROUND * PAGE, 4096):
-        if at == va or at - m.stub < STUB_SPAN or _peek(cpu, at, cython.address(leaf)):
+        if at == va or at - m.stub < STUB_SPAN or _peek(cpu, at, leaf):
             continue
         if leaf.large:
             break
         page = mirror_page(m, at)
         if page != cython.NULL and page.gpa & PG_MAPPED:
             continue
-        if execute and not leaf.rights & PG_EXEC:
+        if access == ACCESS_EXEC and not leaf.rights & PG_EXEC:
             continue
-        _map_page(cpu, m, at, cython.address(leaf), ACCESS_EXEC if execute else ACCESS_READ)
-    return _serve(m)
+        _map_page(cpu, m, at, leaf, access)
+    return 0
 
 
 @cython.cfunc
