@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import signal
 from collections.abc import Sequence
 from types import TracebackType
 
 from barevisor.errors import GuestTimeout
 from barevisor.guest.agent import CHUNK, GuestProcess, GuestReader
 from barevisor.records import dataclass
+from barevisor.signals import signal
 
 Argv = Sequence[str | bytes]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -13,6 +12,7 @@ from types import FrameType
 from barevisor.config import ImageConfig
 from barevisor.errors import GuestTimeout
 from barevisor.image_vm import ImageVm
+from barevisor.signals import signal
 from barevisor.threads import Worker
 
 CHUNK = 4096

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import os
 import queue
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from barevisor.config import HOST, VmConfig
 from barevisor.errors import BarevisorError, GuestCrash, GuestTimeout
 from barevisor.guest.agent import CHUNK, GuestReader, GuestWriter
 from barevisor.process import Process
+from barevisor.records import NamedTuple
+from barevisor.signals import signal
 from barevisor.threads import Worker
 from barevisor.vm import Vm
 
@@ -31,6 +32,12 @@ ALIVE_SECONDS = 0.6
 """A guest that runs answers in a few milliseconds; ^C and deadlines wait no longer for it."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+class _Signal(NamedTuple):
+    """The event of a signal; an int is that of an exit code."""
+
+    number: int
 
 
 class Session:
@@ -100,7 +107,7 @@ class Session:
         """Signals become events."""
 
         def handler(number: int, frame: FrameType | None) -> None:
-            self._events.put(signal.Signals(number))
+            self._events.put(_Signal(number))
 
         wanted = [*SIGNALS, *([signal.SIGWINCH] if self._tty else [])]
         before = {number: signal.signal(number, handler) for number in wanted}
@@ -121,15 +128,15 @@ class Session:
             except queue.Empty:
                 raise self._timed_out() from None
             match event:
-                case signal.Signals():  # before int, which it is too
-                    if (code := self._signalled(event)) is not None:
+                case _Signal(number):
+                    if (code := self._signalled(number)) is not None:
                         return code
                 case int():
                     return event
                 case BaseException():
                     raise event
 
-    def _signalled(self, number: signal.Signals) -> int | None:
+    def _signalled(self, number: int) -> int | None:
         """The first goes to the command, if there is one and the guest lives; else it is the
         end of the guest."""
         if number == signal.SIGWINCH:
@@ -144,7 +151,7 @@ class Session:
             Worker(self._check_alive, name="alive", args=(number,)).start()
         return None
 
-    def _check_alive(self, number: signal.Signals) -> None:
+    def _check_alive(self, number: int) -> None:
         if not self._alive():
             error = GuestCrash("the guest does not respond", "", self._vm.report())
             error.exit_code = 128 + number

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from barevisor.guest import protocol
 from barevisor.guest.init import wire
 from barevisor.guest.protocol import Decoder, Frame, encode
 from barevisor.records import NamedTuple
+from barevisor.signals import signal
 
 CHUNK = 32 << 10
 ERRNO_MAX = 4096  # include/linux/err.h; the guest may send any number

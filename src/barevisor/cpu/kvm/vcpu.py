@@ -12,7 +12,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import signal
 import threading
 from contextlib import suppress
 from errno import EAGAIN, EINTR
@@ -20,6 +19,7 @@ from errno import EAGAIN, EINTR
 from barevisor.cpu import engine
 from barevisor.cpu.kvm import abi, debug, exits, ioctls, late, state
 from barevisor.errors import EngineError
+from barevisor.signals import signal
 
 KICK = signal.SIGRTMIN + 4
 SYS_TGKILL = 234  # x86-64
