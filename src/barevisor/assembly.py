@@ -117,8 +117,8 @@ def linux_guest(
 
 def _prepare(path: Path) -> linux.Linux:
     opened = image.open_image(path)
-    if opened.kind is Kind.MULTIBOOT:
-        raise ConfigError(f"{path}: a {opened.kind.value}, not Linux", "add --no-root to run it")
+    if opened.kind == Kind.MULTIBOOT:
+        raise ConfigError(f"{path}: a {opened.kind}, not Linux", "add --no-root to run it")
     return linux.prepare(opened, cache_dir() / "unpacked")
 
 

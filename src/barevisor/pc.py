@@ -184,7 +184,7 @@ def _load(
     arguments = " ".join(config.arguments)
     if prepared is not None:
         return linux.load(machine.ram, prepared, arguments, module or b"", rsdp)
-    if opened.kind is Kind.MULTIBOOT:
+    if opened.kind == Kind.MULTIBOOT:
         words = " ".join([os.fspath(config.kernel), *config.arguments])
         from barevisor.boot import multiboot
 

@@ -6,7 +6,6 @@ The checks look at magic numbers only; each loader parses its own format in full
 from __future__ import annotations
 
 import struct
-from enum import Enum
 
 from barevisor.boot.files import StrPath, map_file
 from barevisor.errors import ConfigError
@@ -25,8 +24,8 @@ FOREIGN = (
 PE_MACHINES = {0xAA64: "64-bit ARM", 0x5064: "RISC-V", 0x6264: "LoongArch", 0x1C0: "32-bit ARM"}
 
 
-class Kind(Enum):
-    """How an image is booted."""
+class Kind:
+    """How an image is booted, by its name in messages."""
 
     BZIMAGE = "bzImage"
     LINUX = "vmlinux"
@@ -35,9 +34,9 @@ class Kind(Enum):
 
 
 class Image(NamedTuple):
-    """A file that is of `kind`, mapped read-only. `path` names it in messages and caches."""
+    """A file, mapped read-only. `kind`: of Kind; `path` names it in messages and caches."""
 
-    kind: Kind
+    kind: str
     path: StrPath
     data: memoryview
 
@@ -51,8 +50,8 @@ def open_image(path: StrPath) -> Image:
         raise ConfigError(f"{path}: {e}", e.hint or HINT) from e
 
 
-def identify(data: memoryview) -> Kind:
-    """Raises ConfigError, without the file's name."""
+def identify(data: memoryview) -> str:
+    """Its Kind. Raises ConfigError, without the file's name."""
     if bytes(data[BZIMAGE_MAGIC_AT : BZIMAGE_MAGIC_AT + 4]) == b"HdrS":
         return Kind.BZIMAGE
     from barevisor.boot import elf, multiboot  # a bzImage, the usual one, needs neither
@@ -79,7 +78,7 @@ def _foreign(name: str) -> ConfigError:
     return ConfigError(f"the kernel is for {name}, not x86", "give an x86-64 image")
 
 
-def _identify_elf(data: memoryview) -> Kind:
+def _identify_elf(data: memoryview) -> str:
     """PVH before Linux: a vmlinux with both is entered the same way in the end, and an image
     that has only the note is no Linux."""
     from barevisor.boot import elf, multiboot, pvh

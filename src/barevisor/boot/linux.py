@@ -52,7 +52,7 @@ class Linux(NamedTuple):
 def prepare(image: Image, folder: StrPath | None = None) -> Linux:
     """Unpack a bzImage, or take it from the cache in `folder` (None: no cache); a vmlinux needs
     neither. Raises ConfigError."""
-    if image.kind is not Kind.BZIMAGE:
+    if image.kind != Kind.BZIMAGE:
         return Linux(cache.from_elf(image.data), VMLINUX_HEADER, False)
     header = bzimage.parse_header(image.data)
     if header.payload_size == 0:
