@@ -208,11 +208,11 @@ def test_starting_imports_little(code: str) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def test_a_bare_image_on_kvm_starts_without_paths_and_expressions() -> None:
+def test_a_bare_image_on_kvm_starts_without_paths_expressions_and_enums() -> None:
     script = (
         "import barevisor.cli.main, barevisor.cli.run, barevisor.cli.image, barevisor.cpu.kvm.vm\n"
-        "import sys\nprint(*{'argparse', 'gettext', 'locale', 'pathlib', 're', 'urllib'}"
-        " & {*sys.modules})"
+        "import sys\nprint(*{'argparse', 'enum', 'gettext', 'importlib', 'locale', 'pathlib', 're',"
+        " 'signal', 'urllib', 'warnings'} & {*sys.modules})"
     )
     # -S: what other packages do at Python's start is not ours.
     done = subprocess.run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from barevisor.cpu.engine import Engine
 from barevisor.errors import ConfigError
 
@@ -36,5 +34,7 @@ def _kvm() -> Engine:
 
 def _bt() -> Engine:
     # By name: the software engine is compiled, and mypy need not have it built.
+    from importlib import import_module
+
     engine: Engine = import_module("barevisor.cpu.bt.vm").BtEngine()
     return engine
