@@ -16,7 +16,7 @@ from errno import EINVAL, ENOMEM, ENOSYS, ENOTTY
 
 from barevisor.cpu.kvm import abi
 from barevisor.errors import EngineError
-from barevisor.records import dataclass
+from barevisor.records import NamedTuple
 
 KVMIO = 0xAE
 NONE, WRITE, READ = 0, 1, 2  # _IOC_NONE, _IOC_WRITE, _IOC_READ
@@ -26,8 +26,7 @@ _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong]
 _libc.ioctl.restype = ctypes.c_int
 
 
-@dataclass(frozen=True, slots=True)
-class Ioctl:
+class Ioctl(NamedTuple):
     """One request. Calling it raises EngineError, which names the ioctl and the errno."""
 
     name: str
