@@ -393,34 +393,14 @@ RUN_IO = Struct("<BBHIQ")
 RUN_MMIO = Struct("<Q8sIB")
 """KVM_EXIT_MMIO: address, data, its length, 1 for a store."""
 RUN_MMIO_DATA = RUN_ARM + 8
-
-
-class RunDebug(Abi):
-    """KVM_EXIT_DEBUG (struct kvm_debug_exit_arch)."""
-
-    SIZE = 32
-    _fields_ = (("exception", u32), ("pad", u32), ("pc", u64), ("dr6", u64), ("dr7", u64))
-
-
-class RunFailEntry(Abi):
-    """KVM_EXIT_FAIL_ENTRY."""
-
-    SIZE = 16
-    _fields_ = (("reason", u64), ("cpu", u32), ("pad", u32))
-
-
-class RunInternal(Abi):
-    """KVM_EXIT_INTERNAL_ERROR."""
-
-    SIZE = 136
-    _fields_ = (("suberror", u32), ("ndata", u32), ("data", u64 * 16))
-
-
-class RunSystemEvent(Abi):
-    """KVM_EXIT_SYSTEM_EVENT."""
-
-    SIZE = 136
-    _fields_ = (("type", u32), ("ndata", u32), ("data", u64 * 16))
+RUN_DEBUG = Struct("<I4xQQQ")
+"""KVM_EXIT_DEBUG (struct kvm_debug_exit_arch): exception, pc, DR6, DR7."""
+RUN_FAIL_ENTRY = Struct("<QI")
+"""KVM_EXIT_FAIL_ENTRY: hardware's reason, CPU."""
+RUN_INTERNAL = Struct("<II16Q")
+"""KVM_EXIT_INTERNAL_ERROR: suberror, how many words follow, the words."""
+RUN_SYSTEM_EVENT = Struct("<I")
+"""KVM_EXIT_SYSTEM_EVENT: type."""
 
 
 for _struct in Abi.__subclasses__():

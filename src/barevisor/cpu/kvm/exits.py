@@ -46,11 +46,11 @@ def decode(page: memoryview) -> engine.Exit | Trap:
     if reason == INTR:
         return engine.Interrupted()
     if reason == DEBUG:
-        debug = abi.RunDebug.from_buffer_copy(page, abi.RUN_ARM)
-        return Trap(debug.pc, debug.dr6, debug.exception)
+        exception, pc, dr6, _ = abi.RUN_DEBUG.unpack_from(page, abi.RUN_ARM)
+        return Trap(pc, dr6, exception)
     if reason == SYSTEM_EVENT:
-        event = abi.RunSystemEvent.from_buffer_copy(page, abi.RUN_ARM)
-        return engine.SystemEvent(SYSTEM_EVENTS.get(event.type, f"type {event.type}"))
+        (kind,) = abi.RUN_SYSTEM_EVENT.unpack_from(page, abi.RUN_ARM)
+        return engine.SystemEvent(SYSTEM_EVENTS.get(kind, f"type {kind}"))
     return _failure(page, reason)
 
 
@@ -68,10 +68,10 @@ def _mmio(page: memoryview) -> engine.Exit:
 
 def _failure(page: memoryview, reason: int) -> engine.InternalError:
     if reason == FAIL_ENTRY:
-        entry = abi.RunFailEntry.from_buffer_copy(page, abi.RUN_ARM)
-        return engine.InternalError("KVM: VM entry failed", (entry.reason, entry.cpu))
+        why = abi.RUN_FAIL_ENTRY.unpack_from(page, abi.RUN_ARM)
+        return engine.InternalError("KVM: VM entry failed", why)
     if reason == INTERNAL_ERROR:
-        error = abi.RunInternal.from_buffer_copy(page, abi.RUN_ARM)
-        name = SUBERRORS.get(error.suberror, f"suberror {error.suberror}")
-        return engine.InternalError(f"KVM: {name}", tuple(error.data[: min(error.ndata, 16)]))
+        suberror, count, *data = abi.RUN_INTERNAL.unpack_from(page, abi.RUN_ARM)
+        name = SUBERRORS.get(suberror, f"suberror {suberror}")
+        return engine.InternalError(f"KVM: {name}", tuple(data[:count]))
     return engine.InternalError(f"KVM: exit {NAMES.get(reason, reason)} has no handler")
