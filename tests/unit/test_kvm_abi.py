@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from barevisor.cpu import engine
-from barevisor.cpu.kvm import abi, cpuid, exits, ioctls, state
+from barevisor.cpu.kvm import abi, chipabi, cpuid, exits, ioctls, state
 
 # As printed by a C program over linux/kvm.h of Linux 6.1, x86-64.
 NUMBERS = [
@@ -68,9 +68,22 @@ def test_ioctl_numbers_are_the_kernels(ioctl: ioctls.Ioctl, number: int) -> None
     assert ioctl.number == number
 
 
-@pytest.mark.parametrize("name", [s.__name__ for s in abi.Abi.__subclasses__()])
-def test_struct_sizes_are_the_abis(name: str) -> None:
-    struct_type = getattr(abi, name)
+def test_a_row_without_a_struct_has_its_size() -> None:
+    sizes = [
+        (chipabi.IrqChip, (ioctls.GET_IRQCHIP, ioctls.SET_IRQCHIP)),
+        (chipabi.PitState, (ioctls.GET_PIT2, ioctls.SET_PIT2)),
+        (chipabi.Clock, (ioctls.GET_CLOCK, ioctls.SET_CLOCK)),
+    ]
+    rows = {row: kind.SIZE for kind, both in sizes for row in both}
+    given = {row: row.arg for row in ioctls.TABLE if row.arg and isinstance(row.arg, int)}
+    assert given == rows
+
+
+STRUCTS = abi.Abi.__subclasses__()
+
+
+@pytest.mark.parametrize("struct_type", STRUCTS, ids=[kind.__name__ for kind in STRUCTS])
+def test_struct_sizes_are_the_abis(struct_type: type[abi.Abi]) -> None:
     struct_type.check()
     assert ctypes.sizeof(struct_type) == struct_type.SIZE
 

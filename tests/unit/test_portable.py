@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 
-from barevisor.cpu.kvm import abi, chips, state
+from barevisor.cpu.kvm import abi, chipabi, chips, state
 from barevisor.cpu.portable import differences
 from barevisor.cpu.vmstate import IoApicState, PicState, PitChannel, PitState, VmState
 from barevisor.cpu.x86 import cpuid
@@ -71,7 +71,7 @@ def test_the_ioapic_goes_through_kvm_s_struct() -> None:
     ioapic = IoApicState(3, 0x15, [n << 56 | n | 1 << 15 for n in range(24)], 0x800010)
     chip = chips.ioapic_to(ioapic)
     assert chips.ioapic_from(chip) == ioapic
-    raw = abi.IoApicState.from_buffer_copy(chip.chip)
+    raw = chipabi.IoApicState.from_buffer_copy(chip.chip)
     assert (chip.chip_id, raw.base_address) == (chips.IOAPIC, 0xFEC0_0000)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 
-from barevisor.cpu.kvm import abi
+from barevisor.cpu.kvm import chipabi
+from barevisor.cpu.kvm.abi import Abi
 from barevisor.cpu.vmstate import IoApicState, PicState, PitChannel, PitState
 
 MASTER, SLAVE, IOAPIC = 0, 1, 2  # KVM_IRQCHIP_*
@@ -19,9 +20,9 @@ NOT_LOADED = 0xFF
 """A channel's mode before its first control word (kvm_pit_reset_reinject)."""
 
 
-def pic_from(chip: abi.IrqChip) -> PicState:
+def pic_from(chip: chipabi.IrqChip) -> PicState:
     """KVM numbers the next ICW from 1; priority_add is the IRQ of highest priority."""
-    raw = abi.PicState.from_buffer_copy(chip.chip)
+    raw = chipabi.PicState.from_buffer_copy(chip.chip)
     return PicState(
         irr=raw.irr, isr=raw.isr, imr=raw.imr, lines=raw.last_irr, elcr=raw.elcr,
         base=raw.irq_base, lowest=(raw.priority_add + 7) & 7,
@@ -32,9 +33,9 @@ def pic_from(chip: abi.IrqChip) -> PicState:
     )  # fmt: skip
 
 
-def pic_to(state: PicState, number: int) -> abi.IrqChip:
+def pic_to(state: PicState, number: int) -> chipabi.IrqChip:
     """The reverse, for chip MASTER or SLAVE."""
-    raw = abi.PicState(
+    raw = chipabi.PicState(
         irr=state.irr, isr=state.isr, imr=state.imr, last_irr=state.lines, elcr=state.elcr,
         irq_base=state.base, priority_add=(state.lowest + 1) & 7,
         init_state=state.initialising - 1 if state.initialising else 0, init4=state.icw4,
@@ -45,34 +46,34 @@ def pic_to(state: PicState, number: int) -> abi.IrqChip:
     return _chip(number, raw)
 
 
-def ioapic_from(chip: abi.IrqChip) -> IoApicState:
+def ioapic_from(chip: chipabi.IrqChip) -> IoApicState:
     """`irr` is the inputs' levels."""
-    raw = abi.IoApicState.from_buffer_copy(chip.chip)
+    raw = chipabi.IoApicState.from_buffer_copy(chip.chip)
     return IoApicState(raw.id, raw.ioregsel, list(raw.redirtbl), raw.irr)
 
 
-def ioapic_to(state: IoApicState) -> abi.IrqChip:
+def ioapic_to(state: IoApicState) -> chipabi.IrqChip:
     """The reverse."""
-    raw = abi.IoApicState(
+    raw = chipabi.IoApicState(
         base_address=IOAPIC_BASE, ioregsel=state.select, id=state.id, irr=state.lines
     )
     raw.redirtbl[:] = state.table
     return _chip(IOAPIC, raw)
 
 
-def _chip(number: int, raw: abi.Abi) -> abi.IrqChip:
-    chip = abi.IrqChip(chip_id=number)
+def _chip(number: int, raw: Abi) -> chipabi.IrqChip:
+    chip = chipabi.IrqChip(chip_id=number)
     data = bytes(raw)
     chip.chip[: len(data)] = data
     return chip
 
 
-def pit_from(raw: abi.PitState) -> PitState:
+def pit_from(raw: chipabi.PitState) -> PitState:
     """struct kvm_pit_state2."""
     return PitState([_channel_from(c) for c in raw.channels], bool(raw.flags & SPEAKER_ON))
 
 
-def _channel_from(raw: abi.PitChannel) -> PitChannel:
+def _channel_from(raw: chipabi.PitChannel) -> PitChannel:
     access = raw.rw_mode or WORD0
     latch = []
     if raw.count_latched:
@@ -88,15 +89,15 @@ def _channel_from(raw: abi.PitChannel) -> PitChannel:
     )  # fmt: skip
 
 
-def pit_to(state: PitState) -> abi.PitState:
+def pit_to(state: PitState) -> chipabi.PitState:
     """The reverse. KVM counts every channel from its reload value anew."""
-    raw = abi.PitState(flags=SPEAKER_ON if state.speaker else 0)
+    raw = chipabi.PitState(flags=SPEAKER_ON if state.speaker else 0)
     for to, channel in zip(raw.channels, state.channels, strict=True):
         _channel_to(channel, to)
     return raw
 
 
-def _channel_to(state: PitChannel, raw: abi.PitChannel) -> None:
+def _channel_to(state: PitChannel, raw: chipabi.PitChannel) -> None:
     both = state.access == 3
     raw.count, raw.bcd, raw.gate = state.reload, state.bcd, state.gate
     raw.mode = state.mode if state.running else NOT_LOADED

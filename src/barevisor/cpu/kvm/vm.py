@@ -16,6 +16,7 @@ from barevisor.errors import ConfigError, EngineError
 from barevisor.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from barevisor.cpu.kvm import chipabi
     from barevisor.cpu.vmstate import VmState
 
 DEVICE = "/dev/kvm"
@@ -223,28 +224,30 @@ class KvmVm:
 
     def get_state(self) -> VmState:
         """See EngineVm.get_state."""
-        from barevisor.cpu.kvm import chips
+        from barevisor.cpu.kvm import chipabi, chips
         from barevisor.cpu.vmstate import VmState
 
         if self._told is None:
             raise EngineError("a VM without vCPUs has no state")
-        ioctls.GET_CLOCK(self._fd, clock := abi.Clock())
+        ioctls.GET_CLOCK(self._fd, clock := chipabi.Clock())
         told = cpuid.rows(self._told.entries[: self._told.nent])
         found = VmState(clock.clock, self._khz, told)
         if self.spec.irqchip:
             found.pics = [chips.pic_from(self._chip(n)) for n in (chips.MASTER, chips.SLAVE)]
             found.ioapic = chips.ioapic_from(self._chip(chips.IOAPIC))
-            ioctls.GET_PIT2(self._fd, pit := abi.PitState())
+            ioctls.GET_PIT2(self._fd, pit := chipabi.PitState())
             found.pit = chips.pit_from(pit)
         return found
 
-    def _chip(self, number: int) -> abi.IrqChip:
-        ioctls.GET_IRQCHIP(self._fd, chip := abi.IrqChip(chip_id=number))
+    def _chip(self, number: int) -> chipabi.IrqChip:
+        from barevisor.cpu.kvm import chipabi
+
+        ioctls.GET_IRQCHIP(self._fd, chip := chipabi.IrqChip(chip_id=number))
         return chip
 
     def set_state(self, saved: VmState) -> None:
         """See EngineVm.set_state."""
-        from barevisor.cpu.kvm import chips
+        from barevisor.cpu.kvm import chipabi, chips
         from barevisor.cpu.portable import differences
 
         if reasons := differences(saved, self.get_state()):
@@ -255,7 +258,7 @@ class KvmVm:
             ioctls.SET_IRQCHIP(self._fd, chips.ioapic_to(saved.ioapic))
         if saved.pit is not None:
             ioctls.SET_PIT2(self._fd, chips.pit_to(saved.pit))
-        ioctls.SET_CLOCK(self._fd, abi.Clock(clock=saved.clock))
+        ioctls.SET_CLOCK(self._fd, chipabi.Clock(clock=saved.clock))
 
     def counters(self) -> dict[str, int]:
         """See EngineVm.counters: the kernel's own, over all vCPUs; {} where it has no binary
