@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import IntEnum, IntFlag
 
 from barevisor.devices.virtio.device import ConfigSpace, Le, VirtioDevice
 from barevisor.errors import GuestError
@@ -21,14 +20,14 @@ MAX_BUFFER = 16 << 20  # no driver sends more in one chain; copying it is what c
 MAX_CONTROL = 256  # messages that the guest leaves untaken, for each port
 
 
-class Feature(IntFlag):
+class Feature:
     """5.3.3."""
 
     SIZE = 1 << 0
     MULTIPORT = 1 << 1
 
 
-class Event(IntEnum):
+class Event:
     """5.3.6.2, events of a control message."""
 
     DEVICE_READY = 0
@@ -237,7 +236,7 @@ class Console(VirtioDevice):
         size = struct.pack("<HH", self.config.cols, self.config.rows)
         self._send_control(0, Event.RESIZE, 1, size)
 
-    def _send_control(self, port: int, event: Event, value: int, extra: bytes = b"") -> None:
+    def _send_control(self, port: int, event: int, value: int, extra: bytes = b"") -> None:
         if not self.accepted & Feature.MULTIPORT:
             return
         if len(self._messages) >= MAX_CONTROL * len(self.ports):

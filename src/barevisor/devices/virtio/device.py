@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntFlag
 
 from barevisor.devices.virtio.queue import Queue
 from barevisor.errors import GuestError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from typing import ClassVar
 
 
-class Common(IntFlag):
+class Common:
     """Reserved feature bits (virtio v1.2, 6)."""
 
     INDIRECT_DESC = 1 << 28

@@ -1,18 +1,18 @@
 """FUSE protocol 7.31 to 7.36: requests, flags and structs as rows.
 
-Source: Linux include/uapi/linux/fuse.h. Each struct states its size, and import checks it.
+Source: Linux include/uapi/linux/fuse.h. Each struct states its size, and import checks it. The
+constants are no Enum: each start would make one of every row (ADR 14).
 """
 
 from __future__ import annotations
 
 import struct
-from enum import IntEnum, IntFlag
 
 MAJOR, MINOR, OLDEST_MINOR = 7, 36, 31
 ROOT_ID = 1
 
 
-class Op(IntEnum):
+class Op:
     """enum fuse_opcode."""
 
     LOOKUP = 1
@@ -56,7 +56,7 @@ class Op(IntEnum):
     SYNCFS = 50
 
 
-class Init(IntFlag):
+class Init:
     """FUSE_INIT flags that this server knows."""
 
     ASYNC_READ = 1 << 0
@@ -74,7 +74,7 @@ class Init(IntFlag):
     HANDLE_KILLPRIV_V2 = 1 << 28
 
 
-class SetAttr(IntFlag):
+class SetAttr:
     """FATTR_*: which fields of SETATTR count."""
 
     MODE = 1 << 0

@@ -222,7 +222,7 @@ def write(server: Server, request: Request, fields: Fields) -> Reply:
 
 def setattr(server: Server, request: Request, fields: Fields) -> Reply:
     """FUSE_SETATTR."""
-    valid, number, size = SetAttr(fields[0] & 0x9FF), fields[1], fields[2]
+    valid, number, size = fields[0] & 0x9FF, fields[1], fields[2]
     tree, node = server.tree, server.tree.node(request.nodeid)
     mode, uid, gid = fields[7:10]
     if node.hidden:
@@ -239,7 +239,7 @@ def setattr(server: Server, request: Request, fields: Fields) -> Reply:
     return server.attr(node, tree.stat(node))
 
 
-def _chown(tree: HostTree, node: Inode, valid: SetAttr, uid: int, gid: int) -> None:
+def _chown(tree: HostTree, node: Inode, valid: int, uid: int, gid: int) -> None:
     uid = uid if valid & SetAttr.UID else -1
     gid = gid if valid & SetAttr.GID else -1
     if NO_ID in (uid, gid):
@@ -268,7 +268,7 @@ def _truncate(tree: HostTree, node: Inode, handle: Handle | None, size: int, kil
             os.close(own)
 
 
-def _utime(tree: HostTree, node: Inode, valid: SetAttr, fields: Fields) -> None:
+def _utime(tree: HostTree, node: Inode, valid: int, fields: Fields) -> None:
     """utimensat(2) by the os module sets both, so the one that stays is read first."""
     st, now = tree.stat(node), time.time_ns()
     times = [st.st_atime_ns, st.st_mtime_ns]

@@ -30,7 +30,7 @@ IOV_MAX = 1024
 SNAPSHOTS = 64
 IN_SIZE, OUT_SIZE = abi.IN_HEADER.size, abi.OUT_HEADER.size
 _UNPACK_IN, _PACK_OUT = abi.IN_HEADER.unpack, abi.OUT_HEADER.pack
-_WRITE = int(Op.WRITE)
+_WRITE = Op.WRITE
 NO_NODE = bytes(abi.ENTRY_OUT.size)
 WANTED = (
     Init.ASYNC_READ
@@ -100,7 +100,7 @@ class Server:
         self.xattr = xattr
         self.valid = (int(cache), int(cache % 1 * 1e9))
         self.handles: dict[int, Handle] = {}
-        self.flags = Init(0)
+        self.flags = 0
         self._negative = cache >= 60
         self._next_handle = 1
         self._snapshots: OrderedDict[int, list[Entry]] = OrderedDict()
@@ -237,7 +237,7 @@ class Server:
         if major != abi.MAJOR or minor < abi.OLDEST_MINOR:
             raise fail(errno.EPROTO)
         self.reset()
-        self.flags = WANTED & Init(flags & int(WANTED))
+        self.flags = WANTED & flags
         return abi.INIT_OUT.pack(
             abi.MAJOR, abi.MINOR, readahead, self.flags, 64, 48, MAX_IO, 1, MAX_PAGES, 0, 0, 0
         )
