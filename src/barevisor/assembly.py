@@ -5,9 +5,9 @@ Nothing here runs a guest; vm.py does. Whoever gets a LinuxGuest from here close
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from barevisor.board import acpi
 from barevisor.board.machine import Machine
@@ -24,10 +24,13 @@ from barevisor.errors import ConfigError
 from barevisor.guest import initrd
 from barevisor.guest import kernel as kernels
 from barevisor.guest.agent import AgentClient
-from barevisor.guest.cache import Progress, cache_dir
+from barevisor.guest.cache import Progress, cache_path
 from barevisor.guest.cmdline import kernel_command_line
 from barevisor.pc import Output, build_board, cache_memory, make_machine
-from barevisor.records import dataclass, field
+from barevisor.records import TYPE_CHECKING, dataclass, field
+
+if TYPE_CHECKING:
+    from barevisor.boot.files import StrPath
 
 AGENT_PORT = "barevisor.agent"
 
@@ -115,11 +118,11 @@ def linux_guest(
     return LinuxGuest(machine, client, devices, functions, kernel)
 
 
-def _prepare(path: Path) -> linux.Linux:
+def _prepare(path: StrPath) -> linux.Linux:
     opened = image.open_image(path)
     if opened.kind == Kind.MULTIBOOT:
         raise ConfigError(f"{path}: a {opened.kind}, not Linux", "add --no-root to run it")
-    return linux.prepare(opened, cache_dir() / "unpacked")
+    return linux.prepare(opened, os.path.join(cache_path(), "unpacked"))
 
 
 def _setup(config: VmConfig) -> initrd.Setup:
@@ -136,7 +139,7 @@ def _file_systems(config: VmConfig) -> list[VirtioDevice]:
     """The root and the shares; what was opened before a failure is closed."""
     made: list[VirtioDevice] = []
     try:
-        if (root := config.root_folder) is not None:
+        if (root := config.root_path) is not None:
             made.append(Fs(initrd.ROOT_TAG, root, writable=config.root_writable))
         for index, share in enumerate(config.all_shares()):
             tag = initrd.SHARE_TAG.format(index)

@@ -66,8 +66,9 @@ def parse_environment(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _path(path: StrPath) -> Path:
-    from pathlib import Path  # a bare image starts without it
+def as_path(path: StrPath) -> Path:
+    """A Path. Its import is a sixth of a Linux guest's start, and most starts need none."""
+    from pathlib import Path
 
     return Path(path)
 
@@ -75,7 +76,7 @@ def _path(path: StrPath) -> Path:
 def _folder(path: StrPath, what: str) -> Path:
     """The folder, resolved. Raises ConfigError."""
     try:
-        real = _path(path).resolve(strict=True)
+        real = as_path(path).resolve(strict=True)
         if not real.is_dir():
             raise ConfigError(f"{what} {path}: not a folder")
         os.close(os.open(real, os.O_RDONLY | os.O_DIRECTORY))
@@ -109,7 +110,7 @@ class Share:
         mode = words.pop() if len(words) == 3 else "rw"
         if len(words) != 2 or not all(words) or mode not in ("ro", "rw"):
             raise ConfigError(f"bad share {text!r}", "give HOST:GUEST or HOST:GUEST:ro")
-        return cls(_path(words[0]), words[1], mode == "ro")
+        return cls(as_path(words[0]), words[1], mode == "ro")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Trace:
     def parse(cls, text: str) -> Trace:
         """KIND[:FILE]. Raises ConfigError."""
         kind, _, file = text.partition(":")
-        return cls(kind, _path(file) if file else None)
+        return cls(kind, as_path(file) if file else None)
 
 
 CPU_MODELS = ("host", "common", "x86-64-v2", "x86-64-v3")
@@ -210,7 +211,7 @@ class VmConfig:
             raise ConfigError(f"unknown CPU model {self.cpu!r}", f"one of {', '.join(CPU_MODELS)}")
         for name in ("kernel", "modules"):
             if (path := getattr(self, name)) is not None:
-                set_field(self, name, _path(path))
+                set_field(self, name, as_path(path))
         if self.root not in (HOST, NONE):
             set_field(self, "root", str(_folder(self.root, "root")))
         rw = tuple(_folder(path, "writable folder") for path in self.rw)
@@ -223,26 +224,31 @@ class VmConfig:
                               "use --share HOST:GUEST")  # fmt: skip
 
     @property
-    def root_folder(self) -> Path | None:
+    def root_path(self) -> str | None:
         """What the guest's root shows of the host, or None."""
         if self.root == NONE:
             return None
-        return _path("/" if self.root == HOST else self.root)
+        return "/" if self.root == HOST else self.root
+
+    @property
+    def root_folder(self) -> Path | None:
+        """The same."""
+        return None if self.root_path is None else as_path(self.root_path)
 
     @property
     def root_writable(self) -> bool:
         """The guest writes to the root folder itself."""
-        return self.root_folder in self.rw
+        return bool(self.rw) and self.root_folder in self.rw
 
     def all_shares(self) -> tuple[Share, ...]:
         """The shares, `rw` among them."""
-        root = self.root_folder
+        root = self.root_folder if self.rw else None
         mine = [Share(p, self.place(p)) for p in self.rw if root is not None and p != root]
         return (*mine, *self.shares)
 
     def place(self, path: Path) -> str:
         """Where a host's path is in the guest, when it is there."""
-        root = self.root_folder or _path("/")
+        root = self.root_folder or as_path("/")
         return "/" + str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
     def default_cwd(self) -> str:
@@ -251,10 +257,9 @@ class VmConfig:
             here = os.getcwd()
         except OSError:
             return "/"
-        parts = _path(here)
-        if any(parts.is_relative_to(share) for share in self.rw):
-            return self.place(parts)
-        hidden = any(parts.is_relative_to(place) for place in GUEST_ONLY)
+        if self.rw and any(as_path(here).is_relative_to(share) for share in self.rw):
+            return self.place(as_path(here))
+        hidden = any(f"{here}/".startswith(f"{place}/") for place in GUEST_ONLY)
         return "/" if self.root != HOST or hidden else here
 
     def default_env(self) -> dict[str, str]:

@@ -14,12 +14,11 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 
 from barevisor.assembly import LinuxGuest, Phases, linux_guest
 from barevisor.board.machine import Outcome
-from barevisor.config import GdbListen, Share, Trace, VmConfig, parse_memory
+from barevisor.config import GdbListen, Share, Trace, VmConfig, as_path, parse_memory
 from barevisor.cpu.engine import Engine
 from barevisor.engines import for_linux
 from barevisor.errors import BarevisorError, GuestCrash, GuestError, GuestTimeout
@@ -74,10 +73,10 @@ class Vm:
             memory=parse_memory(memory),
             cpus=cpus,
             engine=engine,
-            kernel=Path(kernel) if kernel is not None else None,
-            modules=Path(modules) if modules is not None else None,
+            kernel=as_path(kernel) if kernel is not None else None,
+            modules=as_path(modules) if modules is not None else None,
             root=os.fspath(root),
-            rw=tuple(Path(path) for path in rw),
+            rw=tuple(as_path(path) for path in rw),
             shares=tuple(s if isinstance(s, Share) else Share.parse(s) for s in shares),
             append=append,
             cpu=cpu,

@@ -208,9 +208,16 @@ def test_starting_imports_little(code: str) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def test_a_bare_image_on_kvm_starts_without_paths_expressions_and_enums() -> None:
+STARTS = {
+    "bare image": "barevisor.cli.image, barevisor.cpu.kvm.vm",
+    "linux": "barevisor.cli.session, barevisor.assembly, barevisor.cpu.kvm.probe",
+}
+
+
+@pytest.mark.parametrize("modules", STARTS.values(), ids=STARTS)
+def test_a_start_on_kvm_does_without_paths_expressions_and_enums(modules: str) -> None:
     script = (
-        "import barevisor.cli.main, barevisor.cli.run, barevisor.cli.image, barevisor.cpu.kvm.vm\n"
+        f"import barevisor.cli.main, barevisor.cli.run, {modules}\n"
         "import sys\nprint(*{'argparse', 'enum', 'gettext', 'importlib', 'locale', 'pathlib', 're',"
         " 'signal', 'urllib', 'warnings'} & {*sys.modules})"
     )

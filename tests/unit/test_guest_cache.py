@@ -52,8 +52,8 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert place("init", "a").parent == tmp_path / "barevisor" / "init"
-    assert len({place("init", key).name for key in ("a", "b", "")}) == 3
+    assert Path(place("init", "a")).parent == tmp_path / "barevisor" / "init"
+    assert len({place("init", key) for key in ("a", "b", "")}) == 3
 
 
 def test_a_stamp_is_of_one_version(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_newest_in_boot_with_modules(tmp_path: Path) -> None:
     put(tmp_path / "boot/config-6.10.0-amd64")
     found = kernel.find_kernel()
     assert (found.version, found.source) == ("6.10.0-amd64", "boot")
-    assert found.config == tmp_path / "boot/config-6.10.0-amd64"
+    assert found.config == str(tmp_path / "boot/config-6.10.0-amd64")
 
 
 def test_a_cached_one_needs_no_process(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_users_own(tmp_path: Path) -> None:
     image = put(tmp_path / "bz", bzimage("6.6.1-mine"))
     assert kernel.find_kernel(image) == kernel.Kernel("6.6.1-mine", image, None, "given")
     put(tmp_path / "lib/modules/6.6.1-mine/modules.dep")
-    assert kernel.find_kernel(image).modules == tmp_path / "lib/modules/6.6.1-mine"
+    assert kernel.find_kernel(image).modules == str(tmp_path / "lib/modules/6.6.1-mine")
     with pytest.raises(ConfigError, match="no modules folder"):
         kernel.find_kernel(image, tmp_path / "none")
     with pytest.raises(ConfigError, match="cannot read kernel"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 
 from barevisor.vm import Vm
 
@@ -47,6 +46,7 @@ def rows(vm: Vm) -> list[tuple[str, float]]:
 
 def process_started() -> float:
     """When this process began, on the monotonic clock; to 10 ms (proc(5), stat field 22)."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
     ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return ticks - time.clock_gettime(time.CLOCK_BOOTTIME) + time.monotonic()

@@ -134,13 +134,12 @@ def _image(given: Given) -> int:
 
 
 def _linux(given: Given) -> int:
-    from pathlib import Path
-
     from barevisor.config import (
         GdbListen,
         Share,
         Trace,
         VmConfig,
+        as_path,
         parse_environment,
         parse_memory,
     )
@@ -154,10 +153,10 @@ def _linux(given: Given) -> int:
         cpus=given.cpus,
         cpu=given.cpu,
         engine=given.engine,
-        kernel=Path(given.kernel) if given.kernel is not None else None,
-        modules=Path(given.modules) if given.modules is not None else None,
+        kernel=as_path(given.kernel) if given.kernel is not None else None,
+        modules=as_path(given.modules) if given.modules is not None else None,
         root=given.root,
-        rw=tuple(Path(path) for path in given.rw),
+        rw=tuple(as_path(path) for path in given.rw),
         shares=tuple(Share.parse(text) for text in given.share),
         append=given.append,
         verbose=given.boot_log,

@@ -42,9 +42,9 @@ def cache_dir() -> Path:
     return Path(cache_path())
 
 
-def kernels_dir() -> Path:
+def kernels_path() -> str:
     """Where fetched kernels are kept, one folder per version."""
-    return cache_dir() / "kernels"
+    return os.path.join(cache_path(), "kernels")
 
 
 def write_atomic(path: StrPath, data: bytes) -> None:
@@ -79,9 +79,9 @@ def stamp(path: StrPath) -> str:
     return f"{st.st_dev}:{st.st_ino}:{st.st_size}:{st.st_mtime_ns}:{st.st_ctime_ns}"
 
 
-def place(kind: str, key: str) -> Path:
+def place(kind: str, key: str) -> str:
     """Where a result of that kind and key is kept. Keys that meet there replace each other."""
-    return cache_dir() / kind / f"{zlib.crc32(_bytes(key)):08x}"
+    return os.path.join(cache_path(), kind, f"{zlib.crc32(_bytes(key)):08x}")
 
 
 def keep(path: StrPath, key: str, data: bytes) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from barevisor.errors import HostError
 from barevisor.guest import deb
-from barevisor.guest.cache import OFFLINE_HINT, Progress, kernels_dir
+from barevisor.guest.cache import OFFLINE_HINT, Progress, kernels_path
 from barevisor.guest.modules import KEEP, ModuleTree, module_name
 
 PACKAGES = (
@@ -44,16 +44,17 @@ def fetch_kernel(progress: Progress = lambda done, total: None) -> Path:
         raise HostError(
             "no kernel found, and this system has no apt-get to fetch one", "give --kernel PATH"
         )
+    kernels = Path(kernels_path())
     try:
-        kernels_dir().mkdir(parents=True, exist_ok=True)
-        with _locked(kernels_dir()) as folder:
+        kernels.mkdir(parents=True, exist_ok=True)
+        with _locked(kernels) as folder:
             version, packages = resolve()
             target = folder / version
             if not (target / "vmlinuz").exists():
                 _fetch_into(target, version, packages, progress)
             return target
     except OSError as e:
-        raise HostError(f"cannot keep a kernel in {kernels_dir()}: {e}", OFFLINE_HINT) from e
+        raise HostError(f"cannot keep a kernel in {kernels}: {e}", OFFLINE_HINT) from e
 
 
 @contextmanager

@@ -7,8 +7,8 @@ guest/init/boot.py in order. The archive is not compressed: unpacking costs the 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from barevisor.boot.initramfs import Initramfs
 from barevisor.errors import ConfigError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Root = Literal["overlay", "ro", "rw", "none"]
 
-INIT_FOLDER = Path(__file__).parent / "init"
+INIT_FOLDER = os.path.join(os.path.dirname(__file__), "init")
 ROOT_TAG = "root"
 SHARE_TAG = "share{}"
 HOSTNAME_MAX = 64
@@ -193,13 +193,19 @@ def _archive(setup: Setup, modules: list[Module], files: Mapping[str, bytes]) ->
 @functools.cache
 def init_program() -> bytes:
     """/init as an ELF program, compiled from guest/init once per version and then cached."""
-    sources = [INIT_FOLDER.with_name("compiler.py"), *sorted(INIT_FOLDER.glob("*.py"))]
+    names = sorted(name for name in os.listdir(INIT_FOLDER) if name.endswith(".py"))
+    sources = [
+        os.path.join(os.path.dirname(__file__), "compiler.py"),
+        *(os.path.join(INIT_FOLDER, name) for name in names),
+    ]
     key = " ".join(f"{source} {stamp(source)}" for source in sources)
     found = kept(place("init", key), key)
     if found is not None:
         return found
-    from barevisor.guest.compiler import compile_program  # only when its output is not there
+    from pathlib import Path  # only when its output is not there
 
-    program = compile_program(INIT_FOLDER / "main.py")
+    from barevisor.guest.compiler import compile_program
+
+    program = compile_program(Path(INIT_FOLDER, "main.py"))
     keep(place("init", key), key, program)
     return program

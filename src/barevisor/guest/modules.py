@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
 from barevisor.errors import HostError
 from barevisor.guest.cache import keep, kept, place, read_cached, stamp
-from barevisor.records import NamedTuple
+from barevisor.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from barevisor.boot.files import StrPath
 
 BASE = ("virtio_pci", "virtio_console")
 """What every guest needs: the bus, then the agent's port (it comes up while the rest loads)."""
@@ -58,20 +60,22 @@ def module_name(path: str) -> str | None:
     return None
 
 
-def decompress(path: Path) -> bytes:
+def decompress(path: StrPath) -> bytes:
     """The module's ELF bytes. Raises HostError on a broken or oversized file."""
     import lzma
     import zlib
 
-    raw = path.read_bytes()
+    with open(path, "rb") as file:
+        raw = file.read()
+    name = os.fspath(path)
     try:
-        if path.name.endswith(".xz"):
+        if name.endswith(".xz"):
             unpacker = lzma.LZMADecompressor()
             data = unpacker.decompress(raw, MODULE_CAP)
             whole = unpacker.eof
-        elif path.name.endswith(".zst"):
+        elif name.endswith(".zst"):
             data, whole = _unzstd(raw), True
-        elif path.name.endswith(".gz"):
+        elif name.endswith(".gz"):
             inflate = zlib.decompressobj(31)
             data = inflate.decompress(raw, MODULE_CAP)
             whole = inflate.eof
@@ -142,9 +146,9 @@ def strip_signature(data: bytes) -> bytes:
 class ModuleTree:
     """A folder laid out as /lib/modules/VERSION."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: StrPath) -> None:
         self.root = root
-        self.files: dict[str, Path] = {}
+        self.files: dict[str, str] = {}
         self.builtin: frozenset[str] | None = None
         self._listed: dict[str, list[str]] = {}
         self._read_builtin()
@@ -152,19 +156,19 @@ class ModuleTree:
             self._walk()
 
     def _read_builtin(self) -> None:
-        lines = read_cached(self.root / "modules.builtin")
+        lines = read_cached(os.path.join(self.root, "modules.builtin"))
         if lines is not None:
             names = (module_name(line) for line in lines.decode("utf-8", "replace").split())
             self.builtin = frozenset(name for name in names if name)
 
     def _read_dep(self) -> bool:
         """modules.dep(5): `path: path path...`, each relative to the folder."""
-        text = read_cached(self.root / "modules.dep")
+        text = read_cached(os.path.join(self.root, "modules.dep"))
         for line in (text or b"").decode("utf-8", "replace").splitlines():
             path, _, needs = line.partition(":")
             name = module_name(path)
             if name is not None and ".." not in path.split("/"):
-                self.files[name] = self.root / path.lstrip("/")
+                self.files[name] = os.path.join(self.root, path.lstrip("/"))
                 self._listed[name] = [n for p in needs.split() if (n := module_name(p))]
         return bool(self.files)
 
@@ -172,7 +176,7 @@ class ModuleTree:
         for folder, _, files in os.walk(self.root):
             for file in files:
                 if name := module_name(file):
-                    self.files[name] = Path(folder, file)
+                    self.files[name] = os.path.join(folder, file)
 
     def needs(self, name: str) -> list[str]:
         """The direct dependencies of `name` (modules.dep gives all of them at once)."""
@@ -215,14 +219,14 @@ class ModuleTree:
         return done
 
 
-def forces_signatures(config: Path) -> bool:
+def forces_signatures(config: StrPath) -> bool:
     """CONFIG_MODULE_SIG_FORCE of a kernel's config file; an unreadable one says yes."""
     text = read_cached(config)
     return text is None or b"\nCONFIG_MODULE_SIG_FORCE=y" in text
 
 
 def load_modules(
-    root: Path, wanted: Iterable[str], optional: Iterable[str] = (), strip: bool = False
+    root: StrPath, wanted: Iterable[str], optional: Iterable[str] = (), strip: bool = False
 ) -> list[Module]:
     """The modules to load, in order. `strip` drops signatures. Cached; raises HostError."""
     names = [*wanted, *(f"?{name}" for name in optional)]
@@ -240,9 +244,9 @@ def load_modules(
     return modules
 
 
-def _key(root: Path, names: list[str], strip: bool) -> str:
+def _key(root: StrPath, names: list[str], strip: bool) -> str:
     stamps = []
-    for file in (root, root / "modules.dep", root / "modules.builtin"):
+    for file in (root, os.path.join(root, "modules.dep"), os.path.join(root, "modules.builtin")):
         try:
             stamps.append(stamp(file))
         except OSError:
