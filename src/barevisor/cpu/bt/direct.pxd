@@ -1,5 +1,6 @@
 # Direct execution: user code that runs long at a time runs as it is, in a process of its own.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.tsc cimport host_tsc
 from barevisor.cpu.bt.mirror cimport Mirror, user_regs_struct
 
 cdef extern from "sched.h" nogil:
@@ -33,6 +34,13 @@ cdef void direct_sample(Cpu* cpu) noexcept nogil
 cdef void direct_unpin(Cpu* cpu) noexcept nogil
 
 
+# A sample begins: see direct_sample
+cdef inline void pace_begin(Cpu* cpu, u64 key) noexcept nogil:
+    cpu.pace_key = key
+    cpu.pace_since = host_tsc()
+    cpu.pace_entries = cpu.entries
+
+
 # CPL 3 begins: is this address space one that runs long?
 cdef inline u32 direct_wanted(Cpu* cpu) noexcept nogil:
     cdef Pace* pace
@@ -40,6 +48,8 @@ cdef inline u32 direct_wanted(Cpu* cpu) noexcept nogil:
     if cpu.vm.direct == DIRECT_OFF:
         return 0
     if cpu.vm.direct == DIRECT_ALWAYS:
-        return 1
+        return DIRECT_NOW
+    if key != cpu.pace_key:
+        pace_begin(cpu, key)
     pace = &cpu.paces[(key >> 12 ^ key) & (PACES - 1)]
-    return pace.key == key and pace.direct
+    return DIRECT_NOW if pace.key == key and pace.direct else 0

@@ -77,26 +77,22 @@ PIN_US: u64 = cython.declare(u64, 50000)
 
 
 def direct_sample(cpu):
-    """See direct.pxd. Interrupts come some hundred times a second to who is busy."""
+    """See direct.pxd. A sample begins where the address space comes to run, or with the last one's
+    end; interrupts come some hundred times a second to who is busy."""
     key: u64 = cpu.cr3 & CR3_KEY
-    now: u64
     spent: u64
     each: u64
     pace: cython.pointer(Pace)
-    if cpu.vm.direct != DIRECT_LONG:
+    if cpu.vm.direct != DIRECT_LONG or cpu.cpl != 3 or key != cpu.pace_key:
         return
-    now = host_tsc()
-    if cpu.cpl == 3 and key == cpu.pace_key:
-        spent = (now - cpu.pace_since) * 1000 // cpu.vm.tsc_khz
-        if spent < SAMPLE_US:
-            return
-        each = spent // (cpu.entries - cpu.pace_entries + 1)
-        pace = cython.address(cpu.paces[(key >> 12 ^ key) & (PACES - 1)])
-        pace.direct = each > (STAY_US if pace.key == key and pace.direct else LONG_US)
-        pace.key = key
-    cpu.pace_key = key
-    cpu.pace_since = now
-    cpu.pace_entries = cpu.entries
+    spent = (host_tsc() - cpu.pace_since) * 1000 // cpu.vm.tsc_khz
+    if spent < SAMPLE_US:
+        return
+    each = spent // (cpu.entries - cpu.pace_entries + 1)
+    pace = cython.address(cpu.paces[(key >> 12 ^ key) & (PACES - 1)])
+    pace.direct = each > (STAY_US if pace.key == key and pace.direct else LONG_US)
+    pace.key = key
+    pace_begin(cpu, key)
 
 
 @cython.cfunc
@@ -109,7 +105,7 @@ def _give_up(cpu: cython.pointer(Cpu)) -> cython.void:
     if pace.key == key:
         pace.direct = 0
     cpu.shorts = 0
-    cpu.pace_key = 0
+    pace_begin(cpu, key)
 
 
 @cython.cfunc
@@ -409,12 +405,23 @@ def _trapped(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror), code: cython.i
     """#BP and #DB are traps: INT3 (CC or CD 03) and INT1 (F1) are to be executed by the engine, a
     single step that user code asked for (POPF) has happened. Some hosts stop at INT1, not behind
     it."""
-    word: u64
+    last: u32
     if code != SI_KERNEL and m.regs.eflags & FLAG_TF:
         cpu.pending_db |= DB_BS
         return
-    word = ptrace(PTRACE_PEEKTEXT, m.pid, cython.cast(cython.p_void, m.regs.rip - 2), cython.NULL)
-    if code == SI_KERNEL and word & 0xFFFF == 0x03CD:
+    last = _byte(m, m.regs.rip - 1)
+    if code == SI_KERNEL and last == 3 and _byte(m, m.regs.rip - 2) == 0xCD:
         m.regs.rip -= 2
-    elif word >> 8 & 0xFF == (0xCC if code == SI_KERNEL else 0xF1):
+    elif last == (0xCC if code == SI_KERNEL else 0xF1):
         m.regs.rip -= 1
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _byte(m: cython.pointer(Mirror), va: u64) -> u32:
+    """Of the process: a word is read, which must not reach into the next page."""
+    word: u64 = ptrace(
+        PTRACE_PEEKTEXT, m.pid, cython.cast(cython.p_void, va & ~cython.cast(u64, 7)), cython.NULL
+    )
+    return (word >> (va & 7) * 8) & 0xFF

@@ -21,10 +21,12 @@ RAM_FD = 3
 TABLE_FD = 4
 
 HEADERS = 64 + 2 * 56
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_TSC, PR_SET_NO_NEW_PRIVS = 1, 22, 26, 38
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP = 1, 15, 22
+PR_SET_TSC, PR_SET_NO_NEW_PRIVS = 26, 38
 ARCH_SET_CPUID = 0x1012  # arch/x86/include/uapi/asm/prctl.h
-MMAP, CLOSE, MUNMAP, PTRACE, PRCTL, ARCH_PRCTL = 9, 3, 11, 101, 157, 158
+MMAP, MUNMAP, PTRACE, PRCTL, ARCH_PRCTL, CLOSE_RANGE = 9, 11, 101, 157, 158, 436
 SIGKILL = 9
+NAME = b"barevisor-user\0\0"
 PROT_READ, MAP_SHARED, MAP_FIXED = 1, 1, 0x10
 
 MOVES = (b"\x48\xbf", b"\x48\xbe", b"\x48\xba", b"\x49\xba", b"\x49\xb8", b"\x49\xb9")
@@ -71,14 +73,16 @@ def _call(number: int, *arguments: int) -> bytes:
 def _code(image: int) -> bytes:
     """What lies behind the headers at `image`."""
     base = image + HEADERS
-    data = FILTER + struct.pack("<HxxxxxxQ", len(FILTER) // 8, base)
+    data = FILTER + struct.pack("<HxxxxxxQ", len(FILTER) // 8, base) + NAME
     start = b"".join(
         (
             _call(PRCTL, PR_SET_PDEATHSIG, SIGKILL),
+            _call(PRCTL, PR_SET_NAME, base + len(data) - len(NAME)),
             _call(PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
             _call(PRCTL, PR_SET_TSC, 2),  # PR_TSC_SIGSEGV
             _call(MMAP, image + TABLE, TABLE_BYTES, PROT_READ, MAP_SHARED | MAP_FIXED, TABLE_FD, 0),
-            _call(CLOSE, TABLE_FD),
+            _call(CLOSE_RANGE, 0, RAM_FD - 1, 0),
+            _call(CLOSE_RANGE, RAM_FD + 1, 0xFFFF_FFFF, 0),
             _call(ARCH_PRCTL, ARCH_SET_CPUID, 0),
             b"\x48\x89\xc3",  # mov rbx, rax: 0 where CPUID faults now
             _call(PTRACE, 0),  # PTRACE_TRACEME
@@ -89,7 +93,7 @@ def _code(image: int) -> bytes:
     return data + start + SERVICE_CODE
 
 
-START = HEADERS + len(FILTER) + 16
+START = HEADERS + len(FILTER) + 16 + len(NAME)
 SERVICE = HEADERS + len(_code(LOW)) - len(SERVICE_CODE)
 """Where the loop begins, from the start of the page."""
 

@@ -1,0 +1,180 @@
+"""Direct execution (ADR 20): that it happens, what its process may do, and what if it can't."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from barevisor.board.ram import GuestRam
+from barevisor.cpu import engine
+from barevisor.cpu.bt import userprocess
+from barevisor.cpu.bt.vm import BtEngine, BtVm
+from barevisor.testing import micro
+from barevisor.testing.microguests_direct import DIRECT_ROWS, direct
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.no_kvm]
+
+LOOP = direct("an endless loop", f"mov ebx, {micro.SPARE}; l: inc dword [rbx]; jmp l")
+
+
+@pytest.fixture(autouse=True)
+def mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAREVISOR_BT", "direct")
+
+
+class Running:
+    """LOOP on a thread of its own."""
+
+    def __init__(self) -> None:
+        image = micro.build(LOOP)
+        self.ram = GuestRam([(0, micro.RAM_SIZE)], file=True)
+        for at, raw in image.parts.items():
+            self.ram.write(at, raw)
+        self.vm = BtVm(engine.MachineSpec(irqchip=False))
+        self.vm.set_memory(0, 0, micro.RAM_SIZE, self.ram.host_address, file=self.ram.file(0))
+        self.vcpu = self.vm.create_vcpu(0)
+        self.vcpu.set_state(image.state)
+        self.ends: list[engine.Exit] = []
+        self.thread = threading.Thread(target=lambda: self.ends.append(self.vcpu.run()))
+        self.thread.start()
+        self.pid = self._process()
+
+    def _process(self) -> int:
+        """That which runs the guest's code: it counts."""
+        while True:
+            for task in Path("/proc/self/task").iterdir():
+                for pid in (task / "children").read_text().split():
+                    name = Path(f"/proc/{pid}/comm").read_text()
+                    counts = self.ram.read(micro.SPARE, 4) != bytes(4)
+                    if name == "barevisor-user\n" and counts:
+                        return int(pid)
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.vcpu.kick()
+        self.thread.join()
+        self.vm.close()
+        self.ram.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    one = Running()
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def test_the_table_of_direct_rows_runs_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this all rows could pass translated."""
+    counts: list[int] = []
+    close = BtVm.close
+
+    def counting(vm: BtVm) -> None:
+        if vm._core is not None:
+            counts.append(vm.counters()["direct_runs"])
+        close(vm)
+
+    monkeypatch.setattr(BtVm, "close", counting)
+    for row in DIRECT_ROWS:
+        micro.run(BtEngine(), row)
+    never = [row.name for row, count in zip(DIRECT_ROWS, counts, strict=True) if not count]
+    assert never == []
+
+
+def test_the_process_can_do_nothing_but_compute(running: Running) -> None:
+    found = status(running.pid)
+    assert found["Seccomp"] == "2"
+    assert found["NoNewPrivs"] == "1"
+    assert found["TracerPid"] != "0"
+    assert os.listdir(f"/proc/{running.pid}/fd") == [str(userprocess.RAM_FD)]
+
+
+def test_the_process_has_nothing_of_the_vmm(running: Running) -> None:
+    """Its own page, its list, guest RAM without a right that the guest has not given, and what the
+    kernel shows everybody."""
+    lines = Path(f"/proc/{running.pid}/maps").read_text().splitlines()
+    words = [line.split() for line in lines]
+    names = {"".join(w[5:6]) for w in words}
+    assert names <= {
+        "/memfd:barevisor-ram", "/memfd:barevisor-user", "/memfd:barevisor-calls", "[vsyscall]"
+    }  # fmt: skip
+    rights = {w[5]: w[1] for w in words if len(w) > 5}
+    assert rights["/memfd:barevisor-user"] == "r-xp"
+    assert rights["/memfd:barevisor-calls"] == "r--s"
+    assert not any("w" in w[1] and "x" in w[1] for w in words)
+
+
+def test_a_kick_stops_it(running: Running) -> None:
+    running.vcpu.kick()
+    running.thread.join(10)
+    assert running.ends == [engine.Interrupted()]
+    counted = running.ram.read(micro.SPARE, 4)
+    time.sleep(0.05)
+    assert running.ram.read(micro.SPARE, 4) == counted
+
+
+def test_a_signal_to_the_process_changes_nothing(running: Running) -> None:
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        before = running.ram.read(micro.SPARE, 4)
+        os.kill(running.pid, number)
+        while running.ram.read(micro.SPARE, 4) == before:
+            time.sleep(0.001)
+    assert not running.ends
+
+
+def test_a_process_that_is_killed_ends_the_guest(running: Running) -> None:
+    os.kill(running.pid, signal.SIGKILL)
+    running.thread.join(10)
+    (end,) = running.ends
+    assert isinstance(end, engine.InternalError)
+    assert end.reason == "the process that ran user code is gone"
+
+
+def test_closing_leaves_no_process() -> None:
+    one = Running()
+    one.close()
+    assert not Path(f"/proc/{one.pid}").exists()
+
+
+def test_another_thread_can_go_on(running: Running) -> None:
+    running.vcpu.kick()
+    running.thread.join(10)
+    before = running.ram.read(micro.SPARE, 4)
+    again = threading.Thread(target=lambda: running.ends.append(running.vcpu.run()))
+    again.start()
+    while running.ram.read(micro.SPARE, 4) == before:
+        time.sleep(0.001)
+    running.vcpu.kick()
+    again.join(10)
+    assert running.ends == [engine.Interrupted()] * 2
+
+
+def refuse(ram: int, table: int) -> tuple[int, int]:
+    raise PermissionError(1, "no more processes")
+
+
+def test_a_host_without_such_processes_is_an_error_where_they_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(userprocess, "spawn", refuse)
+    outcome = micro.run(BtEngine(), DIRECT_ROWS[0])
+    assert "BAREVISOR_BT=direct: [Errno 1] no more processes" in outcome.end
+
+
+def test_a_process_that_ends_at_once_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userprocess, "PTRACE", 60)  # exit(2)
+    outcome = micro.run(BtEngine(), DIRECT_ROWS[0])
+    assert "cannot be traced" in outcome.end
