@@ -40,6 +40,7 @@ from cython.cimports.barevisor.cpu.bt.mirror import (
     mirror_fault,
     mirror_find,
     mirror_refresh,
+    mirror_set_breaks,
     ptrace,
     waitpid,
 )
@@ -347,6 +348,9 @@ def _turns(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
         if cpu.urgent or load32(cython.address(cpu.attention), SEQ_CST):
             cpu.user_pid = 0
             return ST_NEXT if _take(cpu, m) == 0 else _gone(cpu, m)
+        if mirror_set_breaks(m):
+            cpu.user_pid = 0
+            return _refused(cpu, m)
         if ptrace(PTRACE_SYSEMU, m.pid, cython.NULL, cython.NULL):
             cpu.user_pid = 0
             return _gone(cpu, m)
@@ -356,6 +360,8 @@ def _turns(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
             return _gone(cpu, m)
         if ptrace(PTRACE_GETREGS, m.pid, cython.NULL, cython.address(m.regs)):
             return _gone(cpu, m)
+        # A fault sets RF, and a sensitive instruction that is fetched again would not stop there.
+        m.regs.eflags &= ~cython.cast(u64, FLAG_RF)
         if WSTOPSIG(stop) == SIGSEGV:
             if ptrace(PTRACE_GETSIGINFO, m.pid, cython.NULL, cython.address(info)):
                 return _gone(cpu, m)
@@ -390,6 +396,10 @@ def _stopped(
     elif number == SIGTRAP:
         if ptrace(PTRACE_GETSIGINFO, m.pid, cython.NULL, cython.address(info)):
             return _gone(cpu, m)
+        if info.si_code == TRAP_HWBKPT:
+            # Before a sensitive instruction, which is the engine's alone.
+            cpu.direct = DIRECT_NEXT
+            return ST_NEXT if _take(cpu, m) == 0 else _gone(cpu, m)
         _trapped(cpu, m, info.si_code)
     elif number != SIGSEGV and number != SIGBUS and number != SIGILL and number != SIGFPE:
         # Only to stop it: this CPU is wanted, or the process got somebody's signal.

@@ -11,6 +11,7 @@ cdef extern from "sys/ptrace.h" nogil:
     long ptrace(int request, int pid, void* address, void* data)
     const int PTRACE_CONT, PTRACE_SETOPTIONS, PTRACE_GETREGS, PTRACE_SETREGS
     const int PTRACE_GETREGSET, PTRACE_SETREGSET, PTRACE_GETSIGINFO, PTRACE_PEEKTEXT
+    const int PTRACE_POKEUSER
     const int PTRACE_O_EXITKILL, PTRACE_O_TRACESYSGOOD
 cdef extern from "sys/user.h" nogil:
     struct user_regs_struct:
@@ -26,6 +27,8 @@ cdef enum:
     MIRRORS = 8              # of one vCPU
     MIRROR_PLACES = 32768    # of its hash table; three quarters may be taken
     MIRROR_FULL = 24576
+    MIRROR_BREAKS = 4        # debug registers
+    DEBUG_REGISTERS = 848    # in struct user (sys/user.h)
     MIRROR_LISTED = 64       # pages to look up again; more: all of them
     OPS_BYTES = 0x20000      # of the list of calls that the process makes for us
     OP_WORDS = 8             # number, six arguments, padding
@@ -54,6 +57,9 @@ cdef struct Mirror:
     u64* ops                 # OPS_BYTES, which the process can only read
     u64 stub                 # where it has its own page, and then that list
     u64 list[64]
+    u64 breaks[4]            # where sensitive instructions are, in DR0 to DR3 there; 0: free
+    u32 breaks_changed
+    u32 breaks_pad
     user_regs_struct regs    # of the guest's code, while it is stopped
     u8* xstate               # XSTATE_ROOM
     u64 xstate_size
@@ -77,6 +83,8 @@ cdef int mirror_refresh(Cpu* cpu, Mirror* m) noexcept nogil
 # Map the page of a fault at `va`, if the guest's page tables allow it. 0; 1: the engine must look
 # at the access; -1: the process refused.
 cdef int mirror_fault(Cpu* cpu, Mirror* m, u64 va, u64 rip) noexcept nogil
+# Before it runs the guest's code: put `breaks` into its debug registers. 0 or -1.
+cdef int mirror_set_breaks(Mirror* m) noexcept nogil
 
 
 # ---- flushes, as the TLB's (space.pxd), on the CPU's own thread ----

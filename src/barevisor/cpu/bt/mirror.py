@@ -279,6 +279,8 @@ def _drop_all(m: cython.pointer(Mirror)) -> cython.int:
     """Nothing is mapped any more. 0 or -1."""
     memset(m.pages, 0, MIRROR_PLACES * cython.sizeof(MirrorPage))
     m.count = m.stale = m.listed = m.nops = 0
+    memset(m.breaks, 0, cython.sizeof(m.breaks))
+    m.breaks_changed = 1
     _unmap(m, 0, m.stub)
     _unmap(m, m.stub + STUB_SPAN, USER_END - STUB_SPAN - m.stub)
     return _serve(m)
@@ -364,20 +366,85 @@ def _may_run(
     cpu: cython.pointer(Cpu), m: cython.pointer(Mirror), slot: cython.pointer(Slot), page: u64,
     va: u64,
 ) -> cython.bint:  # fmt: skip
-    """May the process run the code of this page at `va`? From now on stores to it are seen."""
+    """May the process run the code of this page at `va`? From now on stores to it are seen, and
+    sensitive instructions stop it, if there are not too many."""
     vm: cython.pointer(Vm) = cpu.vm
-    clean: cython.bint
+    found: u16[4]
+    count: u32
     behind: u64 = _host_of(cpu, va + PAGE)
     vm_lock(vm, cpu)
     watch_code_page(cpu, slot, page)
     _mark(cpu, slot, page)
-    clean = not sensitive(
+    count = sensitive(
         cython.cast(cython.pointer(u8), slot.host + page * PAGE),
         cython.cast(cython.pointer(u8), behind),
         vm.sensitive_also | (0 if m.traps_cpuid else SENSITIVE_CPUID),
+        found,
     )
     vm_unlock(vm)
-    return clean
+    return count == 0 or _break_at(m, va, found, count)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _break_at(
+    m: cython.pointer(Mirror), va: u64, found: cython.pointer(u16), count: u32
+) -> cython.bint:
+    """Have the process stop before these instructions of the page, unless too many do already."""
+    i: u32
+    room: u32 = 0
+    _forget_breaks(m, va)
+    for i in range(MIRROR_BREAKS):
+        room += m.breaks[i] == 0
+    if room < count:
+        return False
+    for i in range(MIRROR_BREAKS):
+        if m.breaks[i] == 0 and count:
+            count -= 1
+            m.breaks[i] = va + found[count]
+            m.breaks_changed = 1
+    return True
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _forget_breaks(m: cython.pointer(Mirror), va: u64) -> cython.void:
+    """Of the page at `va`."""
+    i: u32
+    for i in range(MIRROR_BREAKS):
+        if m.breaks[i] and m.breaks[i] & PAGE_MASK == va:
+            m.breaks[i] = 0
+            m.breaks_changed = 1
+
+
+def mirror_set_breaks(m):
+    """See mirror.pxd. SDM, "Debug Control Register (DR7)": each enabled for execution, or not."""
+    i: u64
+    enabled: u64 = 0
+    if not m.breaks_changed:
+        return 0
+    m.breaks_changed = 0
+    if _poke_debug(m, 7, 0):
+        return -1
+    for i in range(MIRROR_BREAKS):
+        if m.breaks[i]:
+            enabled |= cython.cast(u64, 1) << 2 * i
+            if _poke_debug(m, i, m.breaks[i]):
+                return -1
+    return _poke_debug(m, 7, enabled)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _poke_debug(m: cython.pointer(Mirror), number: u64, value: u64) -> cython.int:
+    at: u64 = DEBUG_REGISTERS + 8 * number
+    done: cython.long = ptrace(
+        PTRACE_POKEUSER, m.pid, cython.cast(cython.p_void, at), cython.cast(cython.p_void, value)
+    )
+    return 0 if done == 0 else -1
 
 
 @cython.cfunc
@@ -470,6 +537,8 @@ def _unmap_page(m: cython.pointer(Mirror), page: cython.pointer(MirrorPage)) -> 
     """The entry stays, for the page's next mapping."""
     if page.gpa & PG_MAPPED:
         _unmap(m, page.va & PAGE_MASK, LARGE if page.gpa & PG_LARGE else PAGE)
+    if page.gpa & PG_EXEC:
+        _forget_breaks(m, page.va & PAGE_MASK)
     page.gpa = 0
 
 

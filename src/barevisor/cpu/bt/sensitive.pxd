@@ -4,6 +4,8 @@ from barevisor.cpu.bt.state cimport *
 cdef enum:
     SENSITIVE_CPUID = 1      # what else is sensitive on this host: CPUID does not fault there
     SENSITIVE_XSAVE = 2      # XCR0 is not the guest's
+    SENSITIVE_MAX = 4
 
-# Does one of them start in the page of code at `code`? `behind`: the page behind it, or NULL.
-cdef bint sensitive(u8* code, u8* behind, u32 also) noexcept nogil
+# Where they start in the page of code at `code`: up to SENSITIVE_MAX offsets in `found`, and how
+# many there are, or more than that. `behind`: the page behind it, or NULL.
+cdef u32 sensitive(u8* code, u8* behind, u32 also, u16* found) noexcept nogil

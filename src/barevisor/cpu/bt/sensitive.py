@@ -49,25 +49,30 @@ def _named(second: u32, modrm: u32, also: u32) -> cython.bint:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _starts_here(code: cython.pointer(u8), at: u32, size: u32) -> cython.bint:
-    """Do most ways of reading the code before `at` come to an instruction whose 0F it is?"""
+def _start_of(code: cython.pointer(u8), at: u32, size: u32) -> cython.int:
+    """Where the instruction starts whose 0F is at `at`, by most ways of reading what is before it;
+    -1: by most of them there is none."""
     insn: Insn
     found: u32 = 0
+    tried: u32 = 0
+    start: cython.int = -1
     n: u32
     pos: u32
     low: u32 = at - BEFORE if at > BEFORE else 0
     for n in range(STARTS):
         pos = low + n
+        tried += pos <= at
         while pos <= at:
             if decode(code + pos, size - pos, MODE_CODE64, cython.address(insn)) != DEC_OK:
                 pos += 1
                 continue
             if pos + insn.length > at:
-                # Behind the prefixes, of which REX is the last.
-                found += insn.map == 1 and insn.vex == 0 and _opcode_at(code, pos, at)
+                if insn.map == 1 and insn.vex == 0 and _opcode_at(code, pos, at):
+                    found += 1
+                    start = pos
                 break
             pos += insn.length
-    return found * 2 >= STARTS
+    return start if found * 2 >= tried else -1
 
 
 @cython.cfunc
@@ -88,23 +93,31 @@ def _opcode_at(code: cython.pointer(u8), pos: u32, at: u32) -> cython.bint:
     return True
 
 
-def sensitive(code, behind, also):
+def sensitive(code, behind, also, found):
     """See sensitive.pxd."""
     room: u8[4112]
     size: u32 = PAGE
     at: u32
-    hit: cython.pointer(u8) = code
+    count: u32 = 0
+    start: cython.int
     copy: cython.pointer(u8) = cython.address(room[0])
+    hit: cython.pointer(u8) = copy
     memcpy(copy, code, PAGE)
     if behind != cython.NULL:
         memcpy(copy + PAGE, behind, TAIL)
         size += TAIL
-    hit = copy
     while True:
         hit = cython.cast(cython.pointer(u8), memchr(hit, 0x0F, copy + PAGE - hit))
         if hit == cython.NULL:
-            return False
+            return count
         at = cython.cast(u32, hit - copy)
-        if at + 2 < size and _named(hit[1], hit[2], also) and _starts_here(copy, at, size):
-            return True
         hit += 1
+        if at + 2 < size and not _named(copy[at + 1], copy[at + 2], also):
+            continue
+        # What ends in a page that is not to be seen may be one.
+        start = _start_of(copy, at, size) if at + 2 < size else cython.cast(cython.int, at)
+        if start < 0:
+            continue
+        if count < SENSITIVE_MAX:
+            found[count] = cython.cast(u16, start)
+        count += 1
