@@ -171,6 +171,8 @@ PAGES = (
     direct("a jump to a page that may not execute", f"mov ebx, {AT}; jmp rbx",
            (SPARE, 0x15), "g: report dword [rsp+8]; report dword [rsp]; end; k: nop", efer=NXE,
            gates={14: Gate("g")}, poke={pte(SPARE): entry(SPARE, 7 | 1 << 63)}),
+    direct("a call of where the host has its vsyscalls", "mov rax, 0xFFFFFFFFFF600400; call rax",
+           (Fault(14, 0xFF600400, 0x14, 0xFF600400),)),
     direct("a load across into a page that is not present",
            f"mov ebx, {OTHER - 2}; b: mov eax, [rbx]", (Fault(14, "b", 4, OTHER),),
            poke={pte(OTHER): entry(OTHER, 6)}),

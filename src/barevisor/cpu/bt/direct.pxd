@@ -19,7 +19,8 @@ cdef extern from "signal.h" nogil:
         int si_signo
         int si_code
         void* si_addr
-    const int SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SEGV_MAPERR, SEGV_ACCERR, SI_KERNEL, TRAP_HWBKPT
+        void* si_call_addr
+    const int SIGSYS, SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SEGV_MAPERR, SEGV_ACCERR, SI_KERNEL, TRAP_HWBKPT
 
 cdef enum:
     PTRACE_SYSEMU = 31

@@ -401,6 +401,13 @@ def _stopped(
             cpu.direct = DIRECT_NEXT
             return ST_NEXT if _take(cpu, m) == 0 else _gone(cpu, m)
         _trapped(cpu, m, info.si_code)
+    elif number == SIGSYS:
+        # The host's vsyscall page was called (arch/x86/entry/vsyscall, 6.1), which the filter does
+        # not let answer: the host has returned from there. It is for the guest's kernel to answer.
+        if ptrace(PTRACE_GETSIGINFO, m.pid, cython.NULL, cython.address(info)):
+            return _gone(cpu, m)
+        m.regs.rip = cython.cast(u64, info.si_call_addr)
+        m.regs.rsp -= 8
     elif number != SIGSEGV and number != SIGBUS and number != SIGILL and number != SIGFPE:
         # Only to stop it: this CPU is wanted, or the process got somebody's signal.
         return ST_NEXT if _take(cpu, m) == 0 else _gone(cpu, m)

@@ -34,13 +34,16 @@ MOVES = (b"\x48\xbf", b"\x48\xbe", b"\x48\xba", b"\x49\xba", b"\x49\xb8", b"\x49
 
 AUDIT_ARCH_X86_64 = 0xC000_003E
 FILTER = struct.pack(
-    "<" + "HBBI" * 7,
+    "<" + "HBBI" * 10,
     0x20, 0, 0, 4,  # load seccomp_data.arch
-    0x15, 0, 3, AUDIT_ARCH_X86_64,
+    0x15, 0, 5, AUDIT_ARCH_X86_64,
     0x20, 0, 0, 0,  # load seccomp_data.nr
-    0x15, 2, 0, MMAP,
-    0x15, 1, 0, MUNMAP,
+    0x15, 5, 0, MMAP,
+    0x15, 4, 0, MUNMAP,
+    0x20, 0, 0, 12,  # load the upper half of seccomp_data.instruction_pointer
+    0x15, 1, 0, 0xFFFF_FFFF,
     0x06, 0, 0, 0x8000_0000,  # SECCOMP_RET_KILL_PROCESS
+    0x06, 0, 0, 0x0003_0000,  # SECCOMP_RET_TRAP: the kernel's vsyscall page, which is no call
     0x06, 0, 0, 0x7FFF_0000,  # SECCOMP_RET_ALLOW
 )  # fmt: skip
 
