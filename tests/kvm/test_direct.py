@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from barevisor.testing.microguests_direct import DIRECT_ROWS, direct
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.no_kvm]
 
+HIGH = 0x2345 << 32
+"""A multiple of 2 MiB between heap and libraries."""
 LOOP = direct("an endless loop", f"mov ebx, {micro.SPARE}; l: inc dword [rbx]; jmp l")
 
 
@@ -29,10 +32,11 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Running:
-    """LOOP on a thread of its own."""
+    """A row on a thread of its own, which its process ends with: to its first exit, or with one
+    more once all code was dropped."""
 
-    def __init__(self) -> None:
-        image = micro.build(LOOP)
+    def __init__(self, row: micro.MicroGuest = LOOP, *, drop: bool = False) -> None:
+        image = micro.build(row)
         self.ram = GuestRam([(0, micro.RAM_SIZE)], file=True)
         for at, raw in image.parts.items():
             self.ram.write(at, raw)
@@ -41,12 +45,18 @@ class Running:
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.set_state(image.state)
         self.ends: list[engine.Exit] = []
-        self.thread = threading.Thread(target=lambda: self.ends.append(self.vcpu.run()))
+        self.thread = threading.Thread(target=self._run, args=(drop,))
         self.thread.start()
-        self.pid = self._process()
 
-    def _process(self) -> int:
-        """That which runs the guest's code: it counts."""
+    def _run(self, drop: bool) -> None:
+        self.ends.append(self.vcpu.run())
+        if drop:
+            self.vm.set_debug(None)
+            self.ends.append(self.vcpu.run())
+
+    @cached_property
+    def pid(self) -> int:
+        """Of the process that runs LOOP, once it counts."""
         while True:
             for task in Path("/proc/self/task").iterdir():
                 for pid in (task / "children").read_text().split():
@@ -145,11 +155,13 @@ def test_a_process_that_is_killed_ends_the_guest(running: Running) -> None:
 
 def test_closing_leaves_no_process() -> None:
     one = Running()
+    pid = one.pid
     one.close()
-    assert not Path(f"/proc/{one.pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_another_thread_can_go_on(running: Running) -> None:
+    assert running.pid
     running.vcpu.kick()
     running.thread.join(10)
     before = running.ram.read(micro.SPARE, 4)
@@ -160,6 +172,45 @@ def test_another_thread_can_go_on(running: Running) -> None:
     running.vcpu.kick()
     again.join(10)
     assert running.ends == [engine.Interrupted()] * 2
+
+
+def test_code_is_watched_again_after_all_code_was_dropped() -> None:
+    """What ran directly before becomes CPUID afterwards: the guest must see its own."""
+    spare = f"{micro.SPARE:#x}"
+    row = direct(
+        "a drop in between",
+        f"mov esi, {spare}; call rsi; int 0x80; mov eax, 1; call rsi; mov edi, ebx; mov ebp, 1",
+        kernel="k: test ebp, ebp; jne e; report 7; mov word [rsi], 0xA20F; iretq;"
+        "e: sub edi, r12d; report edi; end",
+        before="mov eax, 1; cpuid; mov r12d, ebx",
+        poke={micro.SPARE: b"\x90\x90\xc3"},
+    )
+    one = Running(row, drop=True)
+    one.thread.join(10)
+    one.close()
+    reported = [int.from_bytes(end.data, "little") for end in one.ends]  # type: ignore[union-attr]
+    assert reported == [7, 0]
+
+
+def test_a_large_page_where_the_process_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of calls must not become guest memory."""
+    monkeypatch.setattr(userprocess, "LOW", HIGH + 0x5000)
+    monkeypatch.setattr(userprocess, "HIGH", HIGH + 0x6000)
+    tables = micro.SPARE + 0x10000
+    row = direct(
+        "a large page over it",
+        f"mov rbx, {HIGH}; mov dword [rbx], 9; mov dword [rbx+0x5000], 8;"
+        f"mov dword [rbx+0x6000], 7; mov ebx, {micro.SPARE}; mov dword [rbx], 6; int 0x80",
+        (9, 8, 7, 6),
+        "k: report dword [0x200000]; report dword [0x205000]; report dword [0x206000];"
+        f"report dword [{micro.SPARE}]; end",
+        poke={
+            micro.PML4 + (HIGH >> 39 & 511) * 8: micro.entry(tables, 7),
+            tables + (HIGH >> 30 & 511) * 8: micro.entry(tables + 0x1000, 7),
+            tables + 0x1000 + (HIGH >> 21 & 511) * 8: micro.entry(0x200000, 1 << 63 | 0xE7),
+        },
+    )
+    assert not micro.differences(micro.run(BtEngine(), row), row)
 
 
 def refuse(ram: int, table: int) -> tuple[int, int]:

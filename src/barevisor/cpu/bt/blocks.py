@@ -27,6 +27,7 @@ from cython.cimports.barevisor.cpu.bt.codepages import (
 )
 from cython.cimports.barevisor.cpu.bt.decode import DEC_MORE, DEC_OK, RF_ENDS, decode, facts
 from cython.cimports.barevisor.cpu.bt.evict import evict_all
+from cython.cimports.barevisor.cpu.bt.mirror import mirrors_flush_user
 from cython.cimports.barevisor.cpu.bt.registers import set_fault
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     resume_others,
@@ -42,6 +43,7 @@ from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE
 from cython.cimports.libc.string import memcmp, memcpy, memset
 
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+NO_KEY: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 
 
 def lookup_block(vm, host, mode):
@@ -338,6 +340,7 @@ def drop_code(vm):
     code_reset(cython.cast(cython.pointer(CodeMem), vm.code))
     for i in range(vm.ncpus):
         if vm.cpus[i] != cython.NULL:
+            mirrors_flush_user(vm.cpus[i], NO_KEY)  # their code is not watched any more
             vm.cpus[i].link = cython.NULL
             forget_jumps(vm.cpus[i], 0)
             forget_jumps(vm.cpus[i], 1)

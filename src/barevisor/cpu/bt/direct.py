@@ -51,7 +51,7 @@ from cython.cimports.barevisor.cpu.bt.registers import (
     CR4_PKE,
     CR4_TSD,
 )
-from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, load32, swap32
+from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, swap32
 from cython.cimports.barevisor.cpu.bt.segments import enter_cs, fetch_descriptor, load_segment
 from cython.cimports.barevisor.cpu.bt.tier import must_step
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
@@ -137,14 +137,18 @@ def _ready(cpu: cython.pointer(Cpu)) -> cython.bint:
 @cython.exceptval(check=False)
 def _pin(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.void:
     """This thread and the process take turns, so one host CPU is enough for both; on two, each turn
-    would wake an idle one. For a while only, so that the scheduler can still move them."""
+    would wake an idle one. For a while only, and then for one turn anywhere, so that the scheduler
+    can move them."""
     mask: u8[128]
     here: cython.int
     now: u64 = host_tsc()
-    if cpu.pinned and (now - cpu.pinned_since) * 1000 // cpu.vm.tsc_khz < PIN_US:
-        here = cpu.pinned - 1
-    else:
+    if cpu.pinned and (now - cpu.pinned_since) * 1000 // cpu.vm.tsc_khz >= PIN_US:
+        sched_setaffinity(m.pid, 128, cython.address(cpu.affinity[0]))
+        m.host_cpu = -1
         direct_unpin(cpu)
+        return
+    here = cpu.pinned - 1
+    if not cpu.pinned:
         here = sched_getcpu()
         if here < 0 or here >= 1024:
             return
@@ -345,7 +349,7 @@ def _turns(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
     while True:
         # Who wants this CPU sets `urgent` and then looks for the process; one of both is seen.
         swap32(cython.cast(cython.pointer(u32), cython.address(cpu.user_pid)), m.pid, SEQ_CST)
-        if cpu.urgent or load32(cython.address(cpu.attention), SEQ_CST):
+        if cpu.urgent:
             cpu.user_pid = 0
             return ST_NEXT if _take(cpu, m) == 0 else _gone(cpu, m)
         if mirror_set_breaks(m):

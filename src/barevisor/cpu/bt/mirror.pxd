@@ -13,6 +13,9 @@ cdef extern from "sys/ptrace.h" nogil:
     const int PTRACE_GETREGSET, PTRACE_SETREGSET, PTRACE_GETSIGINFO, PTRACE_PEEKTEXT
     const int PTRACE_POKEUSER
     const int PTRACE_O_EXITKILL, PTRACE_O_TRACESYSGOOD
+cdef extern from "signal.h" nogil:
+    int kill(int pid, int number)
+    const int SIGKILL, SIGTRAP, SIGSEGV, SIGBUS, SIGSYS
 cdef extern from "sys/user.h" nogil:
     struct user_regs_struct:
         unsigned long long r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi

@@ -26,7 +26,6 @@ from cython.cimports.barevisor.cpu.bt.paging import (
 from cython.cimports.barevisor.cpu.bt.registers import EFER_NXE
 from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, fence, vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_CPUID, sensitive
-from cython.cimports.libc.signal import SIGKILL, SIGTRAP
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
@@ -39,7 +38,6 @@ from cython.cimports.posix.mman import (
     mmap,
     munmap,
 )
-from cython.cimports.posix.signal import kill
 
 from barevisor.cpu.bt import userprocess
 
@@ -230,6 +228,7 @@ def _serve(m: cython.pointer(Mirror)) -> cython.int:
     """Have the calls made. 0, or -1: one was refused, or the process is gone."""
     regs: user_regs_struct
     status: cython.int = 0
+    number: cython.int
     if m.nops == 0:
         return 0
     m.ops[m.nops * OP_WORDS] = END
@@ -245,8 +244,11 @@ def _serve(m: cython.pointer(Mirror)) -> cython.int:
             return -1
         if waitpid(m.pid, cython.address(status), __WALL) != m.pid or not WIFSTOPPED(status):
             return -1
-        if WSTOPSIG(status) == SIGTRAP:
+        number = WSTOPSIG(status)
+        if number == SIGTRAP:
             break
+        if number == SIGSEGV or number == SIGBUS or number == SIGSYS:
+            return -1
     # Another signal only means that the guest is to stop, which it is asked before it goes on.
     if ptrace(PTRACE_GETREGS, m.pid, cython.NULL, cython.address(regs)):
         return -1
@@ -470,7 +472,7 @@ def _map_page(
     access: u32,
 ) -> cython.int:  # fmt: skip
     """Map 4 KiB, or all of a large page of data. 1: not for this access (no RAM, code that must not
-    run directly, a store to code), or it is mapped so already."""
+    run directly, a store to code)."""
     page: cython.pointer(MirrorPage)
     rights: u32 = leaf.rights & PG_WRITE
     size: u64 = PAGE
@@ -478,7 +480,12 @@ def _map_page(
     slot: cython.pointer(Slot) = find_slot(cpu.vm, gpa)
     if slot == cython.NULL or not slot.has_file:
         return 1
-    if leaf.large and not leaf.rights & PG_EXEC and gpa - slot.gpa + LARGE <= slot.size:
+    if (
+        leaf.large
+        and not leaf.rights & PG_EXEC
+        and gpa - slot.gpa + LARGE <= slot.size
+        and (va & LARGE_MASK) - m.stub + LARGE >= LARGE + STUB_SPAN
+    ):
         if not rights or _may_store(cpu, slot, (gpa - slot.gpa) >> 12, LARGE >> 12):
             size = LARGE
             va &= LARGE_MASK
@@ -496,8 +503,6 @@ def _map_page(
         return 1
     page = _enter(m, va)
     gpa |= rights | PG_MAPPED | (PG_LARGE if size == LARGE else 0)
-    if page.gpa == gpa:
-        return 1
     page.gpa = gpa
     _map(m, va, size, rights, slot.file_offset + ((gpa & PAGE_MASK) - slot.gpa))
     cpu.direct_maps += size >> 12
