@@ -31,12 +31,20 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAREVISOR_BT", "direct")
 
 
+def processes() -> set[int]:
+    """Those of all VMs of this process: other tests may keep theirs."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    pids = {int(pid) for task in tasks for pid in task.read_text().split()}
+    return {p for p in pids if Path(f"/proc/{p}/comm").read_text() == "barevisor-user\n"}
+
+
 class Running:
     """A row on a thread of its own, which its process ends with: to its first exit, or with one
     more once all code was dropped."""
 
     def __init__(self, row: micro.MicroGuest = LOOP, *, drop: bool = False) -> None:
         image = micro.build(row)
+        self.others = processes()
         self.ram = GuestRam([(0, micro.RAM_SIZE)], file=True)
         for at, raw in image.parts.items():
             self.ram.write(at, raw)
@@ -57,14 +65,10 @@ class Running:
     @cached_property
     def pid(self) -> int:
         """Of the process that runs LOOP, once it counts."""
-        while True:
-            for task in Path("/proc/self/task").iterdir():
-                for pid in (task / "children").read_text().split():
-                    name = Path(f"/proc/{pid}/comm").read_text()
-                    counts = self.ram.read(micro.SPARE, 4) != bytes(4)
-                    if name == "barevisor-user\n" and counts:
-                        return int(pid)
+        while self.ram.read(micro.SPARE, 4) == bytes(4):
             time.sleep(0.01)
+        (pid,) = processes() - self.others
+        return pid
 
     def close(self) -> None:
         self.vcpu.kick()
