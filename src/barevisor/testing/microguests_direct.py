@@ -137,7 +137,7 @@ SENSITIVE = (
            "k: sub edi, r12d; report edi; end", "mov eax, 1; cpuid; mov r12d, ebx"),
     direct("cpuid across two pages", f"mov eax, 1; mov esi, {FAR + 0xFFF}; call rsi; mov edi, ebx",
            (0,), "k: sub edi, r12d; report edi; end", "mov eax, 1; cpuid; mov r12d, ebx",
-           poke={FAR + 0xFFF: b"\x0f", FAR + 0x1000: b"\xa2\xc3"}),
+           poke={FAR + 0xF00: b"\x90" * 255 + b"\x0f", FAR + 0x1000: b"\xa2\xc3"}),
     direct("rdtsc", "rdtsc; mov esi, edx; hex 0f01f9", (0x100, 0x100, 0x55),
            "k: report esi; report edx; report ecx; end",
            "writemsr 0x10,0,0x100; writemsr 0xC0000103,0x55,0"),

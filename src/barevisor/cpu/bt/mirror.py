@@ -371,14 +371,16 @@ def _may_run(
     """May the process run the code of this page at `va`? From now on stores to it are seen, and
     sensitive instructions stop it, if there are not too many."""
     vm: cython.pointer(Vm) = cpu.vm
-    found: u16[4]
+    found: i16[4]
     count: u32
+    before: u64 = _host_of(cpu, va - PAGE)
     behind: u64 = _host_of(cpu, va + PAGE)
     vm_lock(vm, cpu)
     watch_code_page(cpu, slot, page)
     _mark(cpu, slot, page)
     count = sensitive(
         cython.cast(cython.pointer(u8), slot.host + page * PAGE),
+        cython.cast(cython.pointer(u8), before),
         cython.cast(cython.pointer(u8), behind),
         vm.sensitive_also | (0 if m.traps_cpuid else SENSITIVE_CPUID),
         found,
@@ -391,7 +393,7 @@ def _may_run(
 @cython.nogil
 @cython.exceptval(check=False)
 def _break_at(
-    m: cython.pointer(Mirror), va: u64, found: cython.pointer(u16), count: u32
+    m: cython.pointer(Mirror), va: u64, found: cython.pointer(i16), count: u32
 ) -> cython.bint:
     """Have the process stop before these instructions of the page, unless too many do already."""
     i: u32
@@ -404,7 +406,7 @@ def _break_at(
     for i in range(MIRROR_BREAKS):
         if m.breaks[i] == 0 and count:
             count -= 1
-            m.breaks[i] = va + found[count]
+            m.breaks[i] = va + cython.cast(u64, cython.cast(i64, found[count]))
             m.breaks_changed = 1
     return True
 

@@ -6,6 +6,7 @@ cdef enum:
     SENSITIVE_XSAVE = 2      # XCR0 is not the guest's
     SENSITIVE_MAX = 4
 
-# Where they start in the page of code at `code`: up to SENSITIVE_MAX offsets in `found`, and how
-# many there are, or more than that. `behind`: the page behind it, or NULL.
-cdef u32 sensitive(u8* code, u8* behind, u32 also, u16* found) noexcept nogil
+# Where they start in the page of code at `code`, also those that reach into it or out of it: up to
+# SENSITIVE_MAX offsets in `found`, and how many there are, or more than that. `before`, `behind`: the
+# pages there, or NULL. Who crosses into a page that is not to be seen, is found with that page.
+cdef u32 sensitive(u8* code, u8* before, u8* behind, u32 also, i16* found) noexcept nogil

@@ -14,8 +14,8 @@ from cython.cimports.libc.string import memchr, memcpy
 
 PAGE: u32 = cython.declare(u32, 4096)
 STARTS: u32 = cython.declare(u32, 8)
-BEFORE: u32 = cython.declare(u32, 40)
-"""From where on to decode: ten instructions or so, of which the first may be wrong."""
+BEFORE: u32 = cython.declare(u32, 96)
+"""From where on to decode: some twenty instructions, of which the first few may be wrong."""
 TAIL: u32 = cython.declare(u32, 16)
 
 
@@ -72,7 +72,7 @@ def _start_of(code: cython.pointer(u8), at: u32, size: u32) -> cython.int:
                     start = pos
                 break
             pos += insn.length
-    return start if found * 2 >= tried else -1
+    return start if found * 4 >= tried * 3 else -1
 
 
 @cython.cfunc
@@ -93,31 +93,36 @@ def _opcode_at(code: cython.pointer(u8), pos: u32, at: u32) -> cython.bint:
     return True
 
 
-def sensitive(code, behind, also, found):
+def sensitive(code, before, behind, also, found):
     """See sensitive.pxd."""
-    room: u8[4112]
+    room: u8[4208]
+    first: u32 = 0
     size: u32 = PAGE
     at: u32
     count: u32 = 0
     start: cython.int
     copy: cython.pointer(u8) = cython.address(room[0])
-    hit: cython.pointer(u8) = copy
-    memcpy(copy, code, PAGE)
+    hit: cython.pointer(u8)
+    if before != cython.NULL:
+        memcpy(copy, before + PAGE - BEFORE, BEFORE)
+        first = BEFORE
+    memcpy(copy + first, code, PAGE)
+    size += first
     if behind != cython.NULL:
-        memcpy(copy + PAGE, behind, TAIL)
+        memcpy(copy + size, behind, TAIL)
         size += TAIL
+    hit = copy + (first - 2 if first else 0)
     while True:
-        hit = cython.cast(cython.pointer(u8), memchr(hit, 0x0F, copy + PAGE - hit))
+        hit = cython.cast(cython.pointer(u8), memchr(hit, 0x0F, copy + first + PAGE - hit))
         if hit == cython.NULL:
             return count
         at = cython.cast(u32, hit - copy)
         hit += 1
-        if at + 2 < size and not _named(copy[at + 1], copy[at + 2], also):
+        if at + 2 >= size or not _named(copy[at + 1], copy[at + 2], also):
             continue
-        # What ends in a page that is not to be seen may be one.
-        start = _start_of(copy, at, size) if at + 2 < size else cython.cast(cython.int, at)
+        start = _start_of(copy, at, size)
         if start < 0:
             continue
         if count < SENSITIVE_MAX:
-            found[count] = cython.cast(u16, start)
+            found[count] = cython.cast(i16, start - cython.cast(cython.int, first))
         count += 1
