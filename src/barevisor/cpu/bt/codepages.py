@@ -22,6 +22,7 @@ for stores or, watched like a decoded page, for execution; each right is revoked
 
 import cython
 from cython.cimports.barevisor.cpu.bt.evict import evict_trace
+from cython.cimports.barevisor.cpu.bt.paging import PG_EXEC, PG_WRITE
 from cython.cimports.barevisor.cpu.bt.safepoint import (
     SEQ_CST,
     ask,

@@ -1,5 +1,6 @@
 # Direct execution: user code that runs long at a time runs as it is, in a process of its own.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.registers cimport space_key
 from barevisor.cpu.bt.tsc cimport host_tsc
 from barevisor.cpu.bt.mirror cimport Mirror, user_regs_struct
 
@@ -16,11 +17,11 @@ cdef extern from "elf.h" nogil:
 
 cdef extern from "signal.h" nogil:
     ctypedef struct siginfo_t:
-        int si_signo
         int si_code
         void* si_addr
         void* si_call_addr
-    const int SIGSYS, SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SEGV_MAPERR, SEGV_ACCERR, SI_KERNEL, TRAP_HWBKPT
+    const int SIGSYS, SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE
+    const int SEGV_MAPERR, SEGV_ACCERR, SI_KERNEL, TRAP_HWBKPT
 
 cdef enum:
     PTRACE_SYSEMU = 31
@@ -35,6 +36,11 @@ cdef void direct_sample(Cpu* cpu) noexcept nogil
 cdef void direct_unpin(Cpu* cpu) noexcept nogil
 
 
+# What is known of an address space, if its key says so
+cdef inline Pace* pace_of(Cpu* cpu, u64 key) noexcept nogil:
+    return &cpu.paces[(key >> 12 ^ key) & (PACES - 1)]
+
+
 # A sample begins: see direct_sample
 cdef inline void pace_begin(Cpu* cpu, u64 key) noexcept nogil:
     cpu.pace_key = key
@@ -45,12 +51,12 @@ cdef inline void pace_begin(Cpu* cpu, u64 key) noexcept nogil:
 # CPL 3 begins: is this address space one that runs long?
 cdef inline u32 direct_wanted(Cpu* cpu) noexcept nogil:
     cdef Pace* pace
-    cdef u64 key = cpu.cr3 & <u64> 0x000FFFFFFFFFFFFF
+    cdef u64 key = space_key(cpu.cr3)
     if cpu.vm.direct == DIRECT_OFF:
         return 0
     if cpu.vm.direct == DIRECT_ALWAYS:
         return DIRECT_NOW
     if key != cpu.pace_key:
         pace_begin(cpu, key)
-    pace = &cpu.paces[(key >> 12 ^ key) & (PACES - 1)]
+    pace = pace_of(cpu, key)
     return DIRECT_NOW if pace.key == key and pace.direct else 0

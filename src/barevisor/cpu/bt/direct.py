@@ -13,17 +13,11 @@ from cython.cimports.barevisor.cpu.bt.access import get_rflags, set_rflags
 from cython.cimports.barevisor.cpu.bt.arch import DB_BS
 from cython.cimports.barevisor.cpu.bt.faults import timer_arm
 from cython.cimports.barevisor.cpu.bt.fpstate import (
-    FX_FCW,
-    FX_MXCSR,
-    FX_MXCSR_MASK,
-    FX_ST0,
-    FX_XMM0,
     XCR0_KNOWN,
-    XSAVE_HEADER,
-    XSAVE_YMM,
     fpu_pull,
     fpu_push,
-    mxcsr_mask,
+    xsave_from,
+    xsave_to,
 )
 from cython.cimports.barevisor.cpu.bt.mirror import (
     __WALL,
@@ -50,19 +44,21 @@ from cython.cimports.barevisor.cpu.bt.registers import (
     CR4_FSGSBASE,
     CR4_PKE,
     CR4_TSD,
+    space_key,
 )
 from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, swap32
 from cython.cimports.barevisor.cpu.bt.segments import enter_cs, fetch_descriptor, load_segment
 from cython.cimports.barevisor.cpu.bt.tier import must_step
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
-from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.libc.string import memset
 
-CR3_KEY: u64 = cython.declare(u64, 0x000FFFFFFFFFFFFF)
 USER_CS: u64 = cython.declare(u64, 0x33)
 USER_SS: u64 = cython.declare(u64, 0x2B)
 FLAGS_SHARED: u64 = cython.declare(u64, FLAGS_ARITH | FLAG_DF | FLAG_AC | FLAG_ID | FLAG_TF)
 """What user code changes by itself; IF, IOPL, NT, RF and VM are as they were."""
 FLAGS_BARRED: u32 = cython.declare(u32, FLAG_IOPL | FLAG_NT | FLAG_VM | FLAG_TF | FLAG_RF)
+AFFINITY: cython.int = cython.declare(cython.int, 128)
+"""Bytes of a CPU mask."""
 NO_SYSCALL: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 SAMPLE_US: u64 = cython.declare(u64, 1000)
 LONG_US: u64 = cython.declare(u64, 400)
@@ -74,13 +70,17 @@ MANY_SHORTS: u32 = cython.declare(u32, 8)
 PAGE: u64 = cython.declare(u64, 4096)
 PIN_US: u64 = cython.declare(u64, 50000)
 
+GENERAL: cython.int[16] = cython.declare(cython.int[16])
+"""Where struct user_regs_struct has the general registers, in encoding order (sys/user.h)."""
+GENERAL[:] = [10, 11, 12, 5, 19, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0]
+
 # ---- when --------------------------------------------------------------------------------
 
 
 def direct_sample(cpu):
     """See direct.pxd. A sample begins where the address space comes to run, or with the last one's
     end; interrupts come some hundred times a second to who is busy."""
-    key: u64 = cpu.cr3 & CR3_KEY
+    key: u64 = space_key(cpu.cr3)
     spent: u64
     each: u64
     pace: cython.pointer(Pace)
@@ -90,7 +90,7 @@ def direct_sample(cpu):
     if spent < SAMPLE_US:
         return
     each = spent // (cpu.entries - cpu.pace_entries + 1)
-    pace = cython.address(cpu.paces[(key >> 12 ^ key) & (PACES - 1)])
+    pace = pace_of(cpu, key)
     pace.direct = each > (STAY_US if pace.key == key and pace.direct else LONG_US)
     pace.key = key
     pace_begin(cpu, key)
@@ -101,8 +101,8 @@ def direct_sample(cpu):
 @cython.exceptval(check=False)
 def _give_up(cpu: cython.pointer(Cpu)) -> cython.void:
     """This address space is translated again until the next sample says otherwise."""
-    key: u64 = cpu.cr3 & CR3_KEY
-    pace: cython.pointer(Pace) = cython.address(cpu.paces[(key >> 12 ^ key) & (PACES - 1)])
+    key: u64 = space_key(cpu.cr3)
+    pace: cython.pointer(Pace) = pace_of(cpu, key)
     if pace.key == key:
         pace.direct = 0
     cpu.shorts = 0
@@ -139,38 +139,41 @@ def _pin(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.void:
     """This thread and the process take turns, so one host CPU is enough for both; on two, each turn
     would wake an idle one. For a while only, and then for one turn anywhere, so that the scheduler
     can move them."""
-    mask: u8[128]
     here: cython.int
     now: u64 = host_tsc()
     if cpu.pinned and (now - cpu.pinned_since) * 1000 // cpu.vm.tsc_khz >= PIN_US:
-        sched_setaffinity(m.pid, 128, cython.address(cpu.affinity[0]))
+        sched_setaffinity(m.pid, AFFINITY, cython.address(cpu.affinity[0]))
         m.host_cpu = -1
         direct_unpin(cpu)
         return
-    here = cpu.pinned - 1
+    here = cpu.pinned - 1 if cpu.pinned else sched_getcpu()
     if not cpu.pinned:
-        here = sched_getcpu()
-        if here < 0 or here >= 1024:
-            return
-        if sched_getaffinity(0, 128, cython.address(cpu.affinity[0])) < 0:
-            return
-        memset(mask, 0, 128)
-        mask[here >> 3] |= cython.cast(u8, 1) << (here & 7)
-        if sched_setaffinity(0, 128, mask) < 0:
+        if sched_getaffinity(0, AFFINITY, cython.address(cpu.affinity[0])) < 0 or _bind(0, here):
             return
         cpu.pinned = here + 1
         cpu.pinned_since = now
     if m.host_cpu != here:
-        memset(mask, 0, 128)
-        mask[here >> 3] |= cython.cast(u8, 1) << (here & 7)
-        sched_setaffinity(m.pid, 128, mask)
+        _bind(m.pid, here)
         m.host_cpu = here
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _bind(pid: cython.int, here: cython.int) -> cython.int:
+    """To one host CPU, if it is one of the first 1024; else nothing is bound."""
+    mask: u8[128]
+    if here < 0 or here >= AFFINITY * 8:
+        return -1
+    memset(mask, 0, AFFINITY)
+    mask[here >> 3] = cython.cast(u8, 1) << (here & 7)
+    return sched_setaffinity(pid, AFFINITY, mask)
 
 
 def direct_unpin(cpu):
     """See direct.pxd."""
     if cpu.pinned:
-        sched_setaffinity(0, 128, cython.address(cpu.affinity[0]))
+        sched_setaffinity(0, AFFINITY, cython.address(cpu.affinity[0]))
         cpu.pinned = 0
 
 
@@ -183,20 +186,12 @@ def direct_unpin(cpu):
 def _give(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
     """The guest's registers to the process. -1: it refuses them."""
     r: cython.pointer(user_regs_struct) = cython.address(m.regs)
-    room: iovec
+    words: cython.pointer(u64) = cython.cast(cython.pointer(u64), r)
     i: cython.int
-    x: cython.pointer(u8) = m.xstate
-    room.iov_base = x
-    room.iov_len = XSTATE_ROOM
-    if m.xstate_size == 0:
-        if ptrace(PTRACE_GETREGSET, m.pid, cython.cast(cython.p_void, NT_X86_XSTATE),
-                  cython.address(room)):  # fmt: skip
-            return -1
-        m.xstate_size = room.iov_len
-    r.rax, r.rcx, r.rdx, r.rbx = cpu.regs[0], cpu.regs[1], cpu.regs[2], cpu.regs[3]
-    r.rsp, r.rbp, r.rsi, r.rdi = cpu.regs[4], cpu.regs[5], cpu.regs[6], cpu.regs[7]
-    r.r8, r.r9, r.r10, r.r11 = cpu.regs[8], cpu.regs[9], cpu.regs[10], cpu.regs[11]
-    r.r12, r.r13, r.r14, r.r15 = cpu.regs[12], cpu.regs[13], cpu.regs[14], cpu.regs[15]
+    if m.xstate_size == 0 and _xstate(m, PTRACE_GETREGSET):
+        return -1
+    for i in range(16):
+        words[GENERAL[i]] = cpu.regs[i]
     r.orig_rax = NO_SYSCALL
     r.rip = cpu.rip
     r.eflags = (get_rflags(cpu) & FLAGS_SHARED) | FLAG_IF | 2
@@ -204,18 +199,8 @@ def _give(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
     r.ds = r.es = r.fs = r.gs = 0
     r.fs_base, r.gs_base = cpu.segbase[SEG_FS], cpu.segbase[SEG_GS]
     fpu_pull(cpu)
-    memcpy(x, cpu.fpu, FX_XMM0)
-    cython.cast(cython.pointer(u16), x + FX_FCW)[0] = cython.cast(u16, cpu.fcw)
-    cython.cast(cython.pointer(u32), x + FX_MXCSR)[0] = cpu.mxcsr
-    cython.cast(cython.pointer(u32), x + FX_MXCSR_MASK)[0] = mxcsr_mask()
-    for i in range(16):
-        memcpy(x + FX_XMM0 + 16 * i, cpu.vec + 32 * i, 16)
-        memcpy(x + XSAVE_YMM + 16 * i, cpu.vec + 32 * i + 16, 16)
-    memset(x + XSAVE_HEADER, 0, 64)
-    x[XSAVE_HEADER] = XCR0_KNOWN
-    room.iov_len = m.xstate_size
-    if ptrace(PTRACE_SETREGSET, m.pid, cython.cast(cython.p_void, NT_X86_XSTATE),
-              cython.address(room)):  # fmt: skip
+    xsave_to(cpu, m.xstate)
+    if _xstate(m, PTRACE_SETREGSET):
         return -1
     return 0 if ptrace(PTRACE_SETREGS, m.pid, cython.NULL, r) == 0 else -1
 
@@ -226,27 +211,16 @@ def _give(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
 def _take(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
     """And back. m.regs has them, with RIP where the engine goes on."""
     r: cython.pointer(user_regs_struct) = cython.address(m.regs)
-    room: iovec
+    words: cython.pointer(u64) = cython.cast(cython.pointer(u64), r)
     i: cython.int
-    x: cython.pointer(u8) = m.xstate
-    room.iov_base = x
-    room.iov_len = XSTATE_ROOM
-    if ptrace(PTRACE_GETREGSET, m.pid, cython.cast(cython.p_void, NT_X86_XSTATE),
-              cython.address(room)):  # fmt: skip
+    if _xstate(m, PTRACE_GETREGSET):
         return -1
-    cpu.regs[0], cpu.regs[1], cpu.regs[2], cpu.regs[3] = r.rax, r.rcx, r.rdx, r.rbx
-    cpu.regs[4], cpu.regs[5], cpu.regs[6], cpu.regs[7] = r.rsp, r.rbp, r.rsi, r.rdi
-    cpu.regs[8], cpu.regs[9], cpu.regs[10], cpu.regs[11] = r.r8, r.r9, r.r10, r.r11
-    cpu.regs[12], cpu.regs[13], cpu.regs[14], cpu.regs[15] = r.r12, r.r13, r.r14, r.r15
+    for i in range(16):
+        cpu.regs[i] = words[GENERAL[i]]
     cpu.rip = r.rip
     set_rflags(cpu, (get_rflags(cpu) & ~FLAGS_SHARED) | (r.eflags & FLAGS_SHARED))
-    memcpy(cpu.fpu, x, FX_MXCSR)
-    memcpy(cpu.fpu + FX_ST0, x + FX_ST0, FX_XMM0 - FX_ST0)
-    cpu.fcw = cython.cast(cython.pointer(u16), x + FX_FCW)[0]
-    cpu.mxcsr = cython.cast(cython.pointer(u32), x + FX_MXCSR)[0]
-    for i in range(16):
-        memcpy(cpu.vec + 32 * i, x + FX_XMM0 + 16 * i, 16)
-        memcpy(cpu.vec + 32 * i + 16, x + XSAVE_YMM + 16 * i, 16)
+    # The kernel fills in what is in its initial state (copy_xstate_to_uabi_buf, 6.1).
+    xsave_from(cpu, m.xstate, XCR0_KNOWN)
     fpu_push(cpu)
     _take_segments(cpu, r)
     return 0
@@ -255,8 +229,23 @@ def _take(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _xstate(m: cython.pointer(Mirror), request: cython.int) -> cython.int:
+    """Get or set the process's XSAVE area, as large as the host's CPU makes it. 0 or -1."""
+    room: iovec
+    room.iov_base = m.xstate
+    room.iov_len = XSTATE_ROOM if request == PTRACE_GETREGSET else m.xstate_size
+    if ptrace(request, m.pid, cython.cast(cython.p_void, NT_X86_XSTATE), cython.address(room)):
+        return -1
+    m.xstate_size = room.iov_len
+    return 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _take_segments(cpu: cython.pointer(Cpu), r: cython.pointer(user_regs_struct)) -> cython.void:
-    """User code may have loaded selectors: what they mean, the guest's own tables say."""
+    """User code may have loaded selectors: what they mean, the guest's own tables say. One that
+    only the host's have cannot be told from here; the register keeps what it had."""
     desc: u64 = 0
     seg: u32
     selectors: u16[6]

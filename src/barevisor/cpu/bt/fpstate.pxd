@@ -44,6 +44,10 @@ cdef void fpu_reset(Cpu* cpu) noexcept nogil
 cdef void fpu_init_image(u8* image) noexcept nogil
 # MXCSR bits that may be set
 cdef u32 mxcsr_mask() noexcept nogil
+# The guest's x87, SSE and AVX state (cpu.fpu pulled) as an area in XSAVE's standard format, and the
+# `components` (XCR0_*) of one that are in use
+cdef void xsave_to(Cpu* cpu, u8* out) noexcept nogil
+cdef void xsave_from(Cpu* cpu, u8* data, u64 components) noexcept nogil
 # Between Cpu and a standard XSAVE image of XSAVE_SIZE bytes. Only while the guest does not run.
 cdef bytes xsave_image(Cpu* cpu)
 # 0, or -1 when the image is malformed (too short, compacted, unknown components, bad MXCSR)

@@ -88,10 +88,8 @@ def mxcsr_mask():
 # ---- CpuState ----------------------------------------------------------------------------
 
 
-def xsave_image(cpu):
-    """x87, SSE and AVX in the standard format, all three marked as in use."""
-    image = bytes(XSAVE_SIZE)
-    out: cython.pointer(u8) = cast(cython.pointer(u8), PyBytes_AS_STRING(image))
+def xsave_to(cpu, out):
+    """See fpstate.pxd."""
     i: cython.int
     memcpy(out, cpu.fpu, FX_XMM0)
     cast(cython.pointer(u16), out + FX_FCW)[0] = cast(u16, cpu.fcw)
@@ -100,15 +98,37 @@ def xsave_image(cpu):
     for i in range(16):
         memcpy(out + FX_XMM0 + 16 * i, cpu.vec + 32 * i, 16)
         memcpy(out + XSAVE_YMM + 16 * i, cpu.vec + 32 * i + 16, 16)
+    memset(out + XSAVE_HEADER, 0, XSAVE_YMM - XSAVE_HEADER)
     out[XSAVE_HEADER] = XCR0_KNOWN
+
+
+def xsave_image(cpu):
+    """x87, SSE and AVX in the standard format, all three marked as in use."""
+    image = bytes(XSAVE_SIZE)
+    xsave_to(cpu, cast(cython.pointer(u8), PyBytes_AS_STRING(image)))
     return image
+
+
+def xsave_from(cpu, data, components):
+    """See fpstate.pxd."""
+    i: cython.int
+    if components & XCR0_X87:
+        memcpy(cpu.fpu, data, FX_MXCSR)
+        memcpy(cpu.fpu + FX_ST0, data + FX_ST0, FX_XMM0 - FX_ST0)
+        cpu.fcw = cast(cython.pointer(u16), data)[0]
+    if components & (XCR0_SSE | XCR0_AVX):
+        cpu.mxcsr = cast(cython.pointer(u32), data + FX_MXCSR)[0]
+    for i in range(16):
+        if components & XCR0_SSE:
+            memcpy(cpu.vec + 32 * i, data + FX_XMM0 + 16 * i, 16)
+        if components & XCR0_AVX:
+            memcpy(cpu.vec + 32 * i + 16, data + XSAVE_YMM + 16 * i, 16)
 
 
 def load_xsave_image(cpu, image):
     """A component whose XSTATE_BV bit is clear takes its initial state, as XRSTOR does."""
     data: cython.pointer(u8) = cast(cython.pointer(u8), PyBytes_AS_STRING(image))
     size: cython.Py_ssize_t = PyBytes_GET_SIZE(image)
-    i: cython.int
     if size == 0:
         fpu_reset(cpu)
         return 0
@@ -121,15 +141,5 @@ def load_xsave_image(cpu, image):
     if header[0] & XCR0_AVX and size < XSAVE_SIZE:
         return -1
     fpu_reset(cpu)
-    if header[0] & XCR0_X87:
-        memcpy(cpu.fpu, data, FX_MXCSR)
-        memcpy(cpu.fpu + FX_ST0, data + FX_ST0, FX_XMM0 - FX_ST0)
-        cpu.fcw = cast(cython.pointer(u16), data)[0]
-    if header[0] & (XCR0_SSE | XCR0_AVX):
-        cpu.mxcsr = mxcsr
-    for i in range(16):
-        if header[0] & XCR0_SSE:
-            memcpy(cpu.vec + 32 * i, data + FX_XMM0 + 16 * i, 16)
-        if header[0] & XCR0_AVX:
-            memcpy(cpu.vec + 32 * i + 16, data + XSAVE_YMM + 16 * i, 16)
+    xsave_from(cpu, data, header[0])
     return 0

@@ -6,6 +6,7 @@
 # TLB it may keep what was true since the last flush: flushes mark it stale, and stale pages are
 # looked up again before the guest's code goes on there.
 from barevisor.cpu.bt.state cimport *
+from barevisor.cpu.bt.registers cimport space_key
 
 cdef extern from "sys/ptrace.h" nogil:
     long ptrace(int request, int pid, void* address, void* data)
@@ -67,11 +68,6 @@ cdef struct Mirror:
     u8* xstate               # XSTATE_ROOM
     u64 xstate_size
 
-cdef struct Leaf:            # what the guest's page tables say of a user page
-    u64 gpa                  # of its first byte
-    u32 rights               # PG_WRITE (writable and dirty), PG_EXEC
-    u32 large                # the entry maps 2 MiB or more; gpa: that of the 2 MiB around it
-
 # The mirror of the present address space, or NULL: a process must be made (mirror_adopt)
 cdef Mirror* mirror_find(Cpu* cpu) noexcept nogil
 # The place for a new one, free of what was there
@@ -124,7 +120,7 @@ cdef inline void mirrors_flush_user(Cpu* cpu, u64 key) noexcept nogil:
     if cpu.mirrors == NULL:
         return
     for n in range(MIRRORS):
-        if key == ~<u64> 0 or cpu.mirrors[n].key == (key & <u64> 0x000FFFFFFFFFFFFF):
+        if key == ~<u64> 0 or cpu.mirrors[n].key == space_key(key):
             cpu.mirrors[n].stale = 1
 
 

@@ -14,16 +14,14 @@ from cython.cimports.barevisor.cpu.bt.paging import (
     ACCESS_EXEC,
     ACCESS_READ,
     ACCESS_WRITE,
-    PTE_A,
-    PTE_D,
-    PTE_P,
-    PTE_PS,
-    PTE_RW,
-    PTE_US,
+    PG_EXEC,
+    PG_WRITE,
+    Leaf,
     Walk,
     page_walk,
+    peek_user,
 )
-from cython.cimports.barevisor.cpu.bt.registers import EFER_NXE
+from cython.cimports.barevisor.cpu.bt.registers import space_key
 from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, fence, vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_CPUID, sensitive
 from cython.cimports.libc.stdlib import calloc, free
@@ -49,9 +47,6 @@ PAGE: u64 = cython.declare(u64, 4096)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 LARGE: u64 = cython.declare(u64, 0x200000)
 LARGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFE00000)
-PTE_NX: u64 = cython.declare(u64, 1 << 63)
-PTE_ADDR: u64 = cython.declare(u64, 0x000FFFFFFFFFF000)
-CR3_KEY: u64 = cython.declare(u64, 0x000FFFFFFFFFFFFF)
 USER_END: u64 = cython.declare(u64, 0x7FFFFFFFF000)
 """TASK_SIZE of Linux with 4-level paging (arch/x86/include/asm/page_64_types.h, 6.1)."""
 AROUND: u64 = cython.declare(u64, 32)
@@ -68,7 +63,7 @@ def mirror_find(cpu):
     """See mirror.pxd. One that another thread traces is of no use here."""
     n: cython.uint
     m: cython.pointer(Mirror)
-    key: u64 = cpu.cr3 & CR3_KEY
+    key: u64 = space_key(cpu.cr3)
     if cpu.mirrors == cython.NULL:
         return cython.NULL
     for n in range(MIRRORS):
@@ -92,7 +87,7 @@ def mirror_place(cpu):
     oldest = cpu.mirrors
     for n in range(MIRRORS):
         m = cython.address(cpu.mirrors[n])
-        if m.pid and (m.thread != cpu.thread or m.key == (cpu.cr3 & CR3_KEY)):
+        if m.pid and (m.thread != cpu.thread or m.key == space_key(cpu.cr3)):
             mirror_close(m)
         if m.used < oldest.used:
             oldest = m
@@ -118,7 +113,7 @@ def mirror_adopt(cpu, m, ram):
     options: cython.size_t = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD
     m.thread = cpu.thread
     m.host_cpu = -1
-    m.key = cpu.cr3 & CR3_KEY
+    m.key = space_key(cpu.cr3)
     cpu.mirror_clock += 1
     m.used = cpu.mirror_clock
     m.pages = cython.cast(
@@ -289,49 +284,6 @@ def _drop_all(m: cython.pointer(Mirror)) -> cython.int:
 
 
 @cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def _peek(cpu: cython.pointer(Cpu), va: u64, out: cython.pointer(Leaf)) -> cython.int:
-    """Look a user page up without setting anything (SDM, "4-Level Paging"). -1: user code may not
-    read it, or it was not read before: the engine's own walk must set the accessed bit."""
-    slot: cython.pointer(Slot)
-    table: u64 = cpu.cr3 & PTE_ADDR
-    entry: u64 = 0
-    allowed: u64 = PTE_RW | PTE_US
-    no_exec: u64 = 0
-    level: cython.int = 4
-    shift: cython.int
-    while True:
-        shift = 3 + 9 * level
-        slot = find_slot(cpu.vm, table)
-        if slot == cython.NULL:
-            return -1
-        entry = cython.cast(cython.pointer(u64), host_at(slot, table))[(va >> shift) & 511]
-        if not entry & PTE_P:
-            return -1
-        allowed &= entry
-        no_exec |= entry & PTE_NX
-        if level == 1 or entry & PTE_PS:
-            break
-        table = entry & PTE_ADDR
-        level -= 1
-    if not entry & PTE_A or not allowed & PTE_US or level == 4:
-        return -1
-    out.large = level > 1
-    out.gpa = entry & PTE_ADDR
-    if level > 1:
-        out.gpa &= LARGE_MASK  # bit 12 is PAT
-        if level == 3:
-            out.gpa = (entry & PTE_ADDR & ~cython.cast(u64, 0x3FFFFFFF)) | (va & 0x3FE00000)
-    out.rights = 0
-    if allowed & PTE_RW and entry & PTE_D:
-        out.rights |= PG_WRITE
-    if not (no_exec and cpu.efer & EFER_NXE):
-        out.rights |= PG_EXEC
-    return 0
-
-
-@cython.cfunc
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
@@ -459,7 +411,7 @@ def _host_of(cpu: cython.pointer(Cpu), va: u64) -> u64:
     leaf: Leaf
     slot: cython.pointer(Slot)
     gpa: u64
-    if va >= USER_END or _peek(cpu, va, cython.address(leaf)):
+    if va >= USER_END or peek_user(cpu, va, cython.address(leaf)):
         return 0
     gpa = leaf.gpa | (va & (LARGE - PAGE) if leaf.large else 0)
     slot = find_slot(cpu.vm, gpa)
@@ -520,7 +472,7 @@ def _holds(cpu: cython.pointer(Cpu), page: cython.pointer(MirrorPage)) -> cython
     gpa: u64 = page.gpa & PAGE_MASK
     slot: cython.pointer(Slot) = find_slot(cpu.vm, gpa)
     number: u64
-    if slot == cython.NULL or _peek(cpu, page.va & PAGE_MASK, cython.address(leaf)):
+    if slot == cython.NULL or peek_user(cpu, page.va & PAGE_MASK, cython.address(leaf)):
         return False
     if page.gpa & PG_LARGE:
         if not leaf.large or leaf.gpa != gpa:
@@ -553,7 +505,7 @@ def _unmap_page(m: cython.pointer(Mirror), page: cython.pointer(MirrorPage)) -> 
 @cython.nogil
 @cython.exceptval(check=False)
 def _take_revoked(cpu: cython.pointer(Cpu)) -> cython.void:
-    """Forget what others revoked (mirrors_revoke), in all mirrors of this CPU."""
+    """Forget what others revoked (codepages.py), in all mirrors of this CPU."""
     n: cython.uint
     i: u32
     k: u32
@@ -618,17 +570,22 @@ def _foresee(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
     """The page that the kernel was asked for last (CR2), and has brought: it is needed next."""
     leaf: Leaf
     page: cython.pointer(MirrorPage)
+    access: u32 = ACCESS_READ
     va: u64 = cpu.cr2 & PAGE_MASK
-    if va >= USER_END or va - m.stub < STUB_SPAN or _peek(cpu, va, cython.address(leaf)):
+    if va >= USER_END or va - m.stub < STUB_SPAN or peek_user(cpu, va, cython.address(leaf)):
         return 0
     page = mirror_page(m, va)
-    if page != cython.NULL and page.gpa & (PG_WRITE | PG_EXEC):
-        return 0
-    if leaf.large and mirror_page(m, va & LARGE_MASK) != cython.NULL:
-        return 0
+    if page == cython.NULL and leaf.large:
+        page = mirror_page(m, va & LARGE_MASK)
+    if page != cython.NULL and page.gpa & PG_MAPPED:
+        if page.gpa & (PG_WRITE | PG_EXEC) or not leaf.rights & PG_WRITE:
+            return 0
+        access = ACCESS_WRITE
+    elif va == cpu.rip & PAGE_MASK:
+        access = ACCESS_EXEC
     if m.count + AROUND > MIRROR_FULL and _drop_all(m):
         return -1
-    _map_around(cpu, m, va, cython.address(leaf), ACCESS_READ)
+    _map_around(cpu, m, va, cython.address(leaf), access)
     return 0
 
 
@@ -674,7 +631,7 @@ def _map_around(
     if access != ACCESS_EXEC:
         access = ACCESS_READ
     for at in range(first, first + AROUND * PAGE, 4096):
-        if at == va or at - m.stub < STUB_SPAN or _peek(cpu, at, leaf):
+        if at == va or at - m.stub < STUB_SPAN or peek_user(cpu, at, leaf):
             continue
         if leaf.large:
             break
@@ -693,11 +650,11 @@ def _map_around(
 def _look_up(
     cpu: cython.pointer(Cpu), va: u64, access: u32, out: cython.pointer(Leaf)
 ) -> cython.int:
-    """_peek, once the bits are set that this access sets. -1: it faults."""
+    """peek_user, once the bits are set that this access sets. -1: it faults."""
     walk: Walk
-    if _peek(cpu, va, out) == 0 and (access != ACCESS_WRITE or out.rights & PG_WRITE):
+    if peek_user(cpu, va, out) == 0 and (access != ACCESS_WRITE or out.rights & PG_WRITE):
         return 0
     if page_walk(cpu, va, access, MMU_USER, cython.address(walk)):
         cpu.fault_vector = 0
         return -1
-    return _peek(cpu, va, out)
+    return peek_user(cpu, va, out)

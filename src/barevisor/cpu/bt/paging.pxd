@@ -32,6 +32,15 @@ cdef struct Walk:            # what a page walk found
     u32 global_page          # 1 or 0
     u32 large                # 0, or log2 of the page's size when above 4 KiB
 
+cdef enum:                   # rights of a user page; also those of a mirror's page and Cpu.revoked
+    PG_WRITE = 2             # writable, and dirty already
+    PG_EXEC = 4
+
+cdef struct Leaf:            # what the guest's page tables say of a user page
+    u64 gpa                  # of its first byte
+    u32 rights               # PG_*
+    u32 large                # the entry maps 2 MiB or more; gpa: that of the 2 MiB around it
+
 cdef struct Level:           # how far a walk is
     u64 table
     u64 entry                # the entry read last
@@ -46,6 +55,9 @@ cdef struct Level:           # how far a walk is
 # All take linear addresses and an mmu index (MMU_*); they set cpu.fault_* (not cpu.rip) on ST_FAULT
 cdef int page_walk(Cpu* cpu, u64 va, u32 access, u32 idx, Walk* out) noexcept nogil
 cdef int translate(Cpu* cpu, u64 va, u32 access, u32 idx, u64* gpa) noexcept nogil
+# Look a user page up in IA-32e mode without setting bits or a fault. -1: user code may not read it,
+# or none of it was accessed yet, so that page_walk must set the bit first.
+cdef int peek_user(Cpu* cpu, u64 va, Leaf* out) noexcept nogil
 # Would a store to all of [va, va+size) succeed? 0 or ST_FAULT. For checks before a commit.
 cdef int probe_write(Cpu* cpu, u64 va, u32 size, u32 idx) noexcept nogil
 # The four entries that MOV to CR3 loads in PAE mode: 0 when one has reserved bits set

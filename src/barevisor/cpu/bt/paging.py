@@ -16,6 +16,7 @@ PTE_IGNORED: u64 = cython.declare(u64, 0x7FF0000000000000)
 PDPTE_RESERVED: u64 = cython.declare(u64, 0x1E6)
 PSE36_RESERVED: u64 = cython.declare(u64, 1 << 21)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
+LARGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFE00000)
 
 
 @cython.cfunc
@@ -261,6 +262,38 @@ def _key_denied(
         return 1
     if access == ACCESS_WRITE and rights & 2 and (idx == MMU_USER or cpu.cr0 & CR0_WP):
         return 1
+    return 0
+
+
+def peek_user(cpu, va, out):
+    """See paging.pxd."""
+    at: Level
+    span: u64
+    if _root(cpu, va, cython.address(at)):
+        cpu.fault_vector = 0
+        return -1
+    while True:
+        _read_level(cpu, va, cython.address(at))
+        if not (at.entry & PTE_P) or at.entry & at.reserved:
+            return -1
+        at.allowed &= at.entry
+        at.no_exec |= at.entry & PTE_NX
+        if at.level == 1 or at.entry & PTE_PS:
+            break
+        at.table = at.entry & PTE_ADDR
+        at.level -= 1
+    span = cython.cast(u64, 1) << at.shift
+    if not at.entry & PTE_A or not at.allowed & PTE_US or at.level == 4:
+        return -1
+    if at.level > 1 and at.entry & (span - 1) & cython.cast(u64, 0x3FFFE000):
+        return -1
+    out.large = at.level > 1
+    out.gpa = (at.entry & PTE_ADDR & ~(span - 1)) | (va & (span - 1) & LARGE_MASK)
+    out.rights = 0
+    if at.allowed & PTE_RW and at.entry & PTE_D:
+        out.rights |= PG_WRITE
+    if not (at.no_exec and cpu.efer & EFER_NXE):
+        out.rights |= PG_EXEC
     return 0
 
 

@@ -44,6 +44,11 @@ cdef inline int set_fault(Cpu* cpu, u32 vector, u32 error) noexcept nogil:
     return ST_FAULT
 
 
+cdef inline u64 space_key(u64 cr3) noexcept nogil:
+    """What tells address spaces apart: CR3 with its PCID, without the bit that keeps a TLB."""
+    return cr3 & <u64> 0x000FFFFFFFFFFFFF
+
+
 cdef inline bint canonical(u64 va) noexcept nogil:
     """SDM, "Canonical Addressing", with 48-bit linear addresses."""
     return (<u64> ((<i64> (va << 16)) >> 16)) == va

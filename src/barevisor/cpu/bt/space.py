@@ -11,6 +11,7 @@ from array import array
 
 import cython
 from cython.cimports.barevisor.cpu.bt.mirror import mirrors_flush_page, mirrors_flush_user
+from cython.cimports.barevisor.cpu.bt.registers import space_key
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.errno import ENOMEM, errno
 from cython.cimports.libc.stdlib import calloc, free
@@ -36,7 +37,6 @@ MADV_DONTNEED: cython.int = cython.declare(cython.int, 4)
 PAGE_MASK: u64 = cython.declare(u64, 0xFFFFFFFFFFFFF000)
 FREE_KEY: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 CR4_PCIDE: u64 = cython.declare(u64, 1 << 17)
-CR3_KEY: u64 = cython.declare(u64, 0x000FFFFFFFFFFFFF)
 
 # ---- making and freeing ------------------------------------------------------------------
 
@@ -277,14 +277,14 @@ def space_select(cpu: cython.pointer(Cpu)) -> cython.int:
     if (
         space != cython.NULL
         and space.idx == cpu.mmu_idx
-        and (space.idx != MMU_USER or space.key == (cpu.cr3 & CR3_KEY))
+        and (space.idx != MMU_USER or space.key == space_key(cpu.cr3))
     ):
         if space.mode != cpu.mode:
             _forget_jumps(space)
             space.mode = cpu.mode
         return 0
     if cpu.mmu_idx == MMU_USER:
-        space = _user_space(cpu, cpu.cr3 & CR3_KEY)
+        space = _user_space(cpu, space_key(cpu.cr3))
     else:
         space = cython.address(cpu.spaces[0 if cpu.mmu_idx == MMU_SUPERVISOR else 1])
     if space.mode != cpu.mode:
@@ -375,7 +375,7 @@ def space_flush_user(cpu: cython.pointer(Cpu), key: u64) -> cython.void:
         return
     for n in range(SPACE_USER, SPACE_COUNT):
         if cpu.spaces[n].key != FREE_KEY and (
-            key == FREE_KEY or cpu.spaces[n].key == (key & CR3_KEY)
+            key == FREE_KEY or cpu.spaces[n].key == space_key(key)
         ):
             _clear(cython.address(cpu.spaces[n]))
             _free(cpu, cython.address(cpu.spaces[n]))

@@ -386,8 +386,6 @@ cdef enum:
     DIRECT_NOW = 1           # Cpu.direct
     DIRECT_NEXT = 2          # after one instruction that could not
     PACES = 64
-    PG_WRITE = 2             # rights of a mirror's page, in MirrorPage.gpa and Cpu.revoked
-    PG_EXEC = 4
     REVOKED = 32
 
 cdef enum:
