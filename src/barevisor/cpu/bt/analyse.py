@@ -212,7 +212,9 @@ def gather_code(w):
         w.act[w.count] = cython.cast(u8, act)
         w.offset[w.count] = cython.cast(u16, pos)
         if act == ACT_VZERO or _uses_vectors(insn, f, act):
-            w.vec = 1
+            w.vec = w.fp = 1
+        elif f.unit != UNIT_NONE:
+            w.fp = 1
         pos += insn.length
         w.count += 1
         if act >= ACT_LAST or (w.tr.lockstep and act == ACT_JCC):

@@ -25,12 +25,18 @@ cdef struct Snapshot:        # what an instruction of a trace may change, memory
     u64 rip
     u32 fl
     u32 pad
-    u8 vec[512]
-    u8 room[528]             # FXSAVE image, to be aligned to 16
+    u8 vec[512]              # from here on only where the trace may change them: see _looks_at_fp
+    u8 room[528]             # FXSAVE image, to be aligned to 16; its reserved bytes stay 0
 
-# Run the block's instructions in the interpreter, undo them, run the translation, and compare.
-# ST_NEXT, what the interpreter ended with, or EXIT_INTERNAL with the difference.
-cdef int lockstep_run(Cpu* cpu, Block* trace) noexcept nogil
+cdef struct Comparison:
+    StoreLog log
+    Snapshot start           # of the trace
+    Snapshot expected        # what the interpreter came to
+    Snapshot found           # and the translation
+
+# Run what is in the block's translation in the interpreter, undo it, run the translation, and
+# compare. ST_NEXT, what the interpreter ended with, or EXIT_INTERNAL with the difference.
+cdef int lockstep_run(Cpu* cpu, Block* head) noexcept nogil
 
 cdef inline void note_store(Vm* vm, u8* host, u32 size) noexcept nogil:
     """Before a store of the interpreter: where, and what was there."""
@@ -38,7 +44,7 @@ cdef inline void note_store(Vm* vm, u8* host, u32 size) noexcept nogil:
     cdef StoreLog* log
     if tr == NULL or not tr.logging:
         return
-    log = <StoreLog*> tr.log
+    log = &(<Comparison*> tr.comparison).log
     if log.count == LOG_STORES or size > LOG_BYTES:
         log.overflow = 1
         return

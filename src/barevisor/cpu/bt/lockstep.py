@@ -9,21 +9,22 @@ compared: translations leave those to it anyway.
 """
 
 import cython
+from cython.cimports.barevisor.cpu.bt.access import next_op
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.mmio import internal_error
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner, enter_trace, must_step
-from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE, TRACE_UNDEFINED, Translator
+from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE, TRACE_FP, TRACE_UNDEFINED, Translator
 from cython.cimports.libc.stdlib import calloc
-from cython.cimports.libc.string import memcmp, memcpy, memset
+from cython.cimports.libc.string import memcmp, memcpy
 
 FL_MASK: u32 = cython.declare(u32, 0xD501)
 
 
 def enable(owner: TranslatorOwner) -> None:
     """Give a translator that was made for it what it needs. Raises MemoryError."""
-    owner.tr.log = calloc(1, cython.sizeof(StoreLog))
-    if owner.tr.log == cython.NULL:
+    owner.tr.comparison = calloc(1, cython.sizeof(Comparison))
+    if owner.tr.comparison == cython.NULL:
         raise MemoryError
     owner.tr.compare = cython.cast(cython.p_void, lockstep_run)
 
@@ -40,48 +41,67 @@ def _image(state: cython.pointer(Snapshot)) -> cython.pointer(u8):
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _save(cpu: cython.pointer(Cpu), state: cython.pointer(Snapshot)) -> cython.void:
+def _save(
+    cpu: cython.pointer(Cpu), state: cython.pointer(Snapshot), fp: cython.bint
+) -> cython.void:
     memcpy(cython.address(state.regs[0]), cython.address(cpu.regs[0]), 128)
     state.rip = cpu.rip
     state.fl = cpu.fl
-    memcpy(cython.address(state.vec[0]), cython.address(cpu.vec[0]), 512)
-    memset(_image(state), 0, 512)
-    fxsave64(_image(state))
+    if fp:
+        memcpy(cython.address(state.vec[0]), cython.address(cpu.vec[0]), 512)
+        fxsave64(_image(state))
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _restore(cpu: cython.pointer(Cpu), state: cython.pointer(Snapshot)) -> cython.void:
+def _restore(
+    cpu: cython.pointer(Cpu), state: cython.pointer(Snapshot), fp: cython.bint
+) -> cython.void:
     memcpy(cython.address(cpu.regs[0]), cython.address(state.regs[0]), 128)
     cpu.rip = state.rip
     cpu.fl = state.fl
-    memcpy(cython.address(cpu.vec[0]), cython.address(state.vec[0]), 512)
-    fxrstor64(_image(state))
+    if fp:
+        memcpy(cython.address(cpu.vec[0]), cython.address(state.vec[0]), 512)
+        fxrstor64(_image(state))
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _interpret(cpu: cython.pointer(Cpu), trace: cython.pointer(Block)) -> cython.int:
-    """The trace's instructions, up to a branch that is taken. ST_NEXT when that is all."""
+def _interpret(cpu: cython.pointer(Cpu), head: cython.pointer(Block)) -> cython.int:
+    """The trace's instructions, up to a branch that is taken. ST_NEXT when that is all.
+
+    The block itself runs behind the Op that led here where all of it is in the trace; what is left
+    runs one instruction at a time."""
     block: cython.pointer(Block) = cython.NULL
     mode: u32 = cpu.mode | MODE_ONE
+    count: u32 = head.trace.count
+    done: u32 = 0
     behind: u64
+    before: u64
     status: cython.int
-    _n: u32
-    for _n in range(trace.count):
-        status = find_or_build(cpu, mode, cython.address(block))
-        if status:
-            return status
+    while done < count:
+        if done == 0 and head.count <= count:
+            block = head
+        else:
+            status = find_or_build(cpu, mode, cython.address(block))
+            if status:
+                return status
         behind = cpu.rip + block.size
+        before = cpu.icount
         cpu.budget = 0
         cpu.regs[REG_RIP] = cpu.rip
-        cpu.icount += 1
-        status = block.ops[0].handler(cpu, block.ops)
+        cpu.icount += block.count
+        if block == head:
+            status = next_op(cpu, block.ops)
+        else:
+            status = block.ops[0].handler(cpu, block.ops)
         if status != ST_NEXT or cpu.exit_reason:
             return status
-        if cpu.rip != behind:
+        done += cython.cast(u32, cpu.icount - before)
+        # A store may have ended the block in its middle.
+        if cpu.rip != behind and cpu.icount - before == block.count:
             return ST_NEXT
     return ST_NEXT
 
@@ -145,7 +165,7 @@ def _stored_later(log: cython.pointer(StoreLog), n: u32, byte: u32) -> cython.bi
 @cython.nogil
 @cython.exceptval(check=False)
 def _difference(
-    one: cython.pointer(Snapshot), other: cython.pointer(Snapshot), undefined: u32
+    one: cython.pointer(Snapshot), other: cython.pointer(Snapshot), undefined: u32, fp: cython.bint
 ) -> cython.pointer(cython.const[cython.char]):
     """What differs, or NULL."""
     if memcmp(cython.address(one.regs[0]), cython.address(other.regs[0]), 128):
@@ -154,6 +174,8 @@ def _difference(
         return b"lockstep: RIP differs"
     if (one.fl ^ other.fl) & FL_MASK & ~((undefined & 0xD5) << 8 | (undefined >> 11 & 1)):
         return b"lockstep: a flag differs"
+    if not fp:
+        return cython.NULL
     if memcmp(cython.address(one.vec[0]), cython.address(other.vec[0]), 512):
         return b"lockstep: a vector register differs"
     # The pointers to the last x87 instruction and operand are the host's own (fpstate.py).
@@ -165,57 +187,67 @@ def _difference(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
+def _looks_at_fp(tr: cython.pointer(Translator), trace: cython.pointer(Block)) -> cython.bint:
+    """Vector and x87 state are compared where an instruction of the trace may change them, and
+    every 64th time elsewhere: they are most of what there is to copy."""
+    return trace.flags & TRACE_FP or tr.compared % 64 == 0
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
 def _verdict(
     cpu: cython.pointer(Cpu),
     trace: cython.pointer(Block),
     status: cython.int,
-    expected: cython.pointer(Snapshot),
+    compared: cython.pointer(Comparison),
+    fp: cython.bint,
 ) -> cython.pointer(cython.const[cython.char]):
     """What is wrong with what the translation, which ended with `status`, left; or NULL."""
-    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
-    found: Snapshot
+    found: cython.pointer(Snapshot) = cython.address(compared.found)
     why: cython.pointer(cython.const[cython.char])
-    tr.compared += 1
     if status != ST_NEXT or cpu.exit_reason:
         return b"lockstep: the translation alone left the guest"
-    _save(cpu, cython.address(found))
-    why = _difference(expected, cython.address(found), trace.flags >> TRACE_UNDEFINED)
-    if why == cython.NULL and _memory_differs(cython.cast(cython.pointer(StoreLog), tr.log)):
+    _save(cpu, found, fp)
+    why = _difference(cython.address(compared.expected), found, trace.flags >> TRACE_UNDEFINED, fp)
+    if why == cython.NULL and _memory_differs(cython.address(compared.log)):
         why = b"lockstep: stored bytes differ"
     return why
 
 
-def lockstep_run(cpu, trace):
+def lockstep_run(cpu, head):
     """See lockstep.pxd."""
+    trace: cython.pointer(Block) = head.trace
     tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), cpu.vm.translator)
-    log: cython.pointer(StoreLog) = cython.cast(cython.pointer(StoreLog), tr.log)
-    start: Snapshot
-    expected: Snapshot
+    compared: cython.pointer(Comparison) = cython.cast(cython.pointer(Comparison), tr.comparison)
+    log: cython.pointer(StoreLog) = cython.address(compared.log)
+    fp: cython.bint = _looks_at_fp(tr, trace)
     flushes: u32 = cpu.vm.flushes
     status: cython.int
     why: cython.pointer(cython.const[cython.char])
     cpu.rip = cpu.regs[REG_RIP]
-    _save(cpu, cython.address(start))
+    _save(cpu, cython.address(compared.start), fp)
     log.count = log.overflow = 0
     tr.logging = 1
-    status = _interpret(cpu, trace)
+    status = _interpret(cpu, head)
     tr.logging = 0
     if status != ST_NEXT or cpu.exit_reason or log.overflow or must_step(cpu):
         return status
     if not trace.valid or cpu.vm.flushes != flushes:
         return status
-    _save(cpu, cython.address(expected))
+    _save(cpu, cython.address(compared.expected), fp)
     _undo(log)
-    _restore(cpu, cython.address(start))
+    _restore(cpu, cython.address(compared.start), fp)
     tr.early = 0
     status = enter_trace(cpu, trace)
     if tr.early and status == ST_NEXT and not cpu.exit_reason:
         _redo(log)
-        _restore(cpu, cython.address(expected))
+        _restore(cpu, cython.address(compared.expected), fp)
         return ST_NEXT
-    why = _verdict(cpu, trace, status, cython.address(expected))
+    tr.compared += 1
+    why = _verdict(cpu, trace, status, compared, fp)
     if why == cython.NULL:
         return ST_NEXT
     internal_error(cpu, why, cpu.rip)
-    cpu.rip = start.rip
+    cpu.rip = compared.start.rip
     return ST_EXIT

@@ -15,7 +15,7 @@ ctypedef void (*load_gs_t)(u64 base) noexcept nogil
 # Run a translation; cpu.regs[REG_RIP] is its address. ST_*
 cdef int enter_trace(Cpu* cpu, Block* trace) noexcept nogil
 
-ctypedef int (*run_t)(Cpu* cpu, Block* trace) noexcept nogil
+ctypedef int (*run_t)(Cpu* cpu, Block* head) noexcept nogil
 
 cdef class TranslatorOwner:
     cdef Translator* tr

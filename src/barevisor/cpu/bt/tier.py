@@ -106,7 +106,7 @@ class TranslatorOwner:
             munmap(self.tr.index, MAX_TRACES * cython.sizeof(cython.p_void))
         if self.template_fd >= 0:
             os.close(self.template_fd)
-        free(self.tr.log)
+        free(self.tr.comparison)
         munmap(self.tr, cython.sizeof(Translator))
 
     def stats(self):
@@ -170,7 +170,7 @@ def run_trace(cpu: cython.pointer(Cpu), op: cython.pointer(Op)) -> cython.int:
     tr = cython.cast(cython.pointer(Translator), cpu.vm.translator)
     cpu.icount -= op.block.count
     if tr.lockstep:
-        return cython.cast(run_t, tr.compare)(cpu, trace)
+        return cython.cast(run_t, tr.compare)(cpu, op.block)
     return enter_trace(cpu, trace)
 
 

@@ -65,6 +65,7 @@ cdef enum:
 
 cdef enum:                   # Block.flags of traces
     TRACE_VEC = 1            # uses vector registers
+    TRACE_FP = 2             # has an instruction of x87, MMX, SSE or AVX
     TRACE_UNDEFINED = 16     # from this bit on: RFLAGS bits that are undefined at its end
 
 cdef enum:                   # Site.kind
@@ -132,8 +133,8 @@ cdef struct Translator:      # one for the VM
     u32 stub_bytes           # code memory that stubs take: stays when the rest is dropped
     u32 lockstep             # 1: compare each run of a trace with the interpreter
     u32 early                # 1: left behind an interpreted instruction, in the middle
-    u32 logging              # 1: mmu.py notes stores in `log`
-    void* log                # StoreLog* (lockstep.pxd)
+    u32 logging              # 1: mmu.py notes stores in `comparison`
+    void* comparison         # Comparison* (lockstep.pxd)
     void* compare            # lockstep_run
     u64 compared             # runs of traces that were compared
     u64 traces               # made since the start
@@ -163,6 +164,7 @@ cdef struct Work:            # one translation in the making
     u32 count
     u32 stuck                # decoding stopped at something else than a branch
     u32 vec
+    u32 fp
     u32 kept
     u32 saved_address        # the next look-up's address is kept in Cpu.target too
     u32 flags                # IN_*: where the guest's flags are, at this point of the code

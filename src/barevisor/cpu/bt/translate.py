@@ -441,7 +441,7 @@ def translate_block(cpu, head):
     w.start = cython.cast(u32, head.host & 0xFFF)
     w.page = cython.cast(cython.pointer(u8), head.host - w.start)
     w.mode = head.mode
-    w.vec = 0
+    w.vec = w.fp = 0
     w.stuck = 0
     w.saved_address = 0
     w.kept = 0
@@ -459,9 +459,8 @@ def translate_block(cpu, head):
     w.trace.count = cython.cast(u16, w.count)
     w.trace.page = _page_number(tr, find_slot(vm, head.gpa), head.gpa)
     w.trace.valid = 1
-    w.trace.flags = (TRACE_VEC if w.vec else 0) | undefined_behind(
-        cython.address(w)
-    ) << TRACE_UNDEFINED
+    w.trace.flags = TRACE_VEC * w.vec | TRACE_FP * w.fp
+    w.trace.flags |= undefined_behind(cython.address(w)) << TRACE_UNDEFINED
     w.trace.first_site = tr.count
     find_liveness(cython.address(w))
     _write(cython.address(w))
