@@ -147,7 +147,7 @@ def _wake(machine: Machine, rtc: Rtc) -> None:
     from dataclasses import replace  # test images only
 
     vector = int.from_bytes(machine.ram.read(acpi.FACS_WAKING_VECTOR, 4), "little") & 0xFFFFF
-    state = CpuState(tsc=machine.vcpus[0].get_state().tsc)
+    state = CpuState()
     state.cs = replace(state.cs, selector=vector >> 4, base=vector & 0xFFFF0)
     state.regs.rip = vector & 0xF
     machine.vcpus[0].set_state(state)

@@ -178,7 +178,7 @@ def on_bt(
     box.load({**image.parts, micro.CODE: program.code + b"\xe6\xf4"}, clear=False)
     box.load({BUFFER: program.memory}, clear=False)
     vm.memory_written(micro.CODE, 0x1000)
-    s = replace(image.state, regs=replace(image.state.regs), tsc=vcpu.get_state().tsc)
+    s = replace(image.state, regs=replace(image.state.regs))
     for name, value in zip(engine.GPR_NAMES, program.regs, strict=False):
         setattr(s.regs, name, value)
     s.regs.rflags = program.flags

@@ -45,7 +45,7 @@ def test_programs_do_what_they_do_on_the_host(
 
 
 def test_a_host_that_allows_no_such_process_translates(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(ram: int, table: int) -> tuple[int, int]:
+    def refuse(ram: int, table: int, *, traps_tsc: bool) -> tuple[int, int]:
         raise PermissionError(1, "no more processes")
 
     monkeypatch.setattr(userprocess, "spawn", refuse)

@@ -40,7 +40,7 @@ def load(
     assert isinstance(raw, bytes)
     box.load({**image.parts, micro.CODE: raw}, clear=False)
     vm.memory_written(0, micro.RAM_SIZE)
-    s = replace(image.state, regs=replace(image.state.regs), tsc=vcpu.get_state().tsc)
+    s = replace(image.state, regs=replace(image.state.regs))
     for name, value in regs.items():
         setattr(s.regs, name, value)
     vcpu.set_state(s)

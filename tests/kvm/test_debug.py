@@ -107,7 +107,6 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
         made.append(vm)
         vm.set_memory(0, 0, RAM_SIZE, ctypes.addressof(anchor))
         vcpu = vm.create_vcpu(0)
-        image.state.tsc = vcpu.get_state().tsc
         vcpu.set_state(image.state)
         timer = threading.Timer(20, vcpu.kick)
         timers.append(timer)

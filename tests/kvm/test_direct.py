@@ -217,7 +217,7 @@ def test_a_large_page_where_the_process_has_its_own(monkeypatch: pytest.MonkeyPa
     assert not micro.differences(micro.run(BtEngine(), row), row)
 
 
-def refuse(ram: int, table: int) -> tuple[int, int]:
+def refuse(ram: int, table: int, *, traps_tsc: bool) -> tuple[int, int]:
     raise PermissionError(1, "no more processes")
 
 

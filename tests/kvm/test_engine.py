@@ -163,6 +163,8 @@ def test_whole_state_survives_the_round_trip(machine: Machine) -> None:
     before.msrs[0xC0000102] = 0xFFFF800000001234
     machine.vcpu.set_state(before)
     after = machine.vcpu.get_state()
+    assert before.tsc is not None
+    assert after.tsc is not None
     assert after.tsc >= before.tsc
     after.tsc = before.tsc
     for msr in (0x3B,):

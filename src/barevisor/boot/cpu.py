@@ -45,8 +45,10 @@ def _state(ram: GuestRam, gdt: int, *, long: bool) -> CpuState:
 def protected_mode(
     ram: GuestRam, entry: int, *, eax: int = 0, ebx: int = 0, gdt: int = GDT
 ) -> CpuState:
-    """32-bit flat protected mode, paging and interrupts off (multiboot 1 and PVH)."""
+    """32-bit flat protected mode, paging and interrupts off (multiboot 1 and PVH). The TSC is 0,
+    as after power-up."""
     state = _state(ram, gdt, long=False)
+    state.tsc = 0
     state.regs = Registers(rax=eax, rbx=ebx, rip=entry)
     return state
 

@@ -109,7 +109,9 @@ def load(
 
 
 def cached(state: CpuState) -> CpuState:
-    """`state` with memory write-back, as a firmware leaves it on every CPU."""
+    """`state` with memory write-back, as a firmware leaves it on every CPU. The TSC runs on: what
+    it is at first is the engine's to choose, and bt's can then be the host's own (ADR 20)."""
+    state.tsc = None
     state.msrs[MTRR_DEF_TYPE] = MTRR_ENABLED | WRITE_BACK
     return state
 

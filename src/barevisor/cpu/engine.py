@@ -231,6 +231,7 @@ class CpuState:
     `xsave`: the standard (not compacted) XSAVE image; empty means the initial state.
     `lapic`: the 1 KiB register page of KVM_GET_LAPIC (api.rst 4.57); empty means reset.
     `msrs`: by MSR number; only MSRs that are not a field of their own.
+    `tsc`: the time stamp counter; None: it runs on as it is (never from `get_state`).
     `mp_state`: "runnable", "halted", "init" (waits for INIT/SIPI) or "sipi".
     """
 
@@ -259,7 +260,7 @@ class CpuState:
     xsave: bytes = b""
     lapic: bytes = b""
     msrs: dict[int, int] = field(default_factory=dict)
-    tsc: int = 0
+    tsc: int | None = None
     events: Events = field(default_factory=Events)
     mp_state: str = "runnable"
 

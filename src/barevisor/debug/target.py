@@ -202,7 +202,7 @@ class MachineTarget:
         """See Target."""
         self._states.pop(cpu, None)
         try:
-            self._machine.vcpus[cpu].set_state(state)
+            self._machine.vcpus[cpu].set_state(replace(state, tsc=None))
         except (BarevisorError, OverflowError) as e:
             raise TargetError(str(e)) from e
 

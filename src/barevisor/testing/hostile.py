@@ -368,7 +368,6 @@ def case(box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu, seed: int, kind: str 
         box.load({micro.STUBS: text[:4000]}, clear=False)
     _damage_room(rng, box, mode)
     vm.memory_written(0, micro.RAM_SIZE)
-    s.tsc = vcpu.get_state().tsc
     vcpu.set_state(s)
     drive(rng, box, vm, vcpu)
     again = vcpu.get_state()
@@ -421,7 +420,7 @@ def sane(box: Box, vm: engine.EngineVm, vcpu: engine.Vcpu) -> None:
     box.load(image.parts, clear=True)
     box.load({micro.CODE: assemble(SANE, micro.CODE, 64).code}, clear=False)
     vm.memory_written(0, micro.RAM_SIZE)
-    s = replace(image.state, regs=replace(image.state.regs), tsc=vcpu.get_state().tsc)
+    s = replace(image.state, regs=replace(image.state.regs))
     vcpu.set_state(s)
     done: engine.Exit = engine.Interrupted()
     while isinstance(done, engine.Interrupted):

@@ -380,7 +380,6 @@ def run(
     try:
         vm.set_memory(0, 0, RAM_SIZE, ram.host_address, file=ram.file(0))
         vcpu = vm.create_vcpu(0)
-        image.state.tsc = vcpu.get_state().tsc
         vcpu.set_state(image.state)
         steps, end = _run_all(vm, vcpu, row)
         state = vcpu.get_state()
@@ -456,7 +455,6 @@ def run_moving(
     # JUSTIFICATION: the micro guest's RAM; `ram` outlives the VMs.
     moving = Moving(kinds, spec, (ctypes.addressof(anchor), RAM_SIZE))
     try:
-        image.state.tsc = moving.get_state().tsc
         moving.set_state(image.state)
         steps: list[int | engine.Exit] = []
         timer = threading.Timer(SECONDS, lambda: moving.vcpu.kick())

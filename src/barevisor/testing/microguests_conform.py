@@ -106,7 +106,8 @@ MSRS = (
     M("msr: rdmsr and wrmsr in ring 3", "long", "user64 u; u: xor ecx, ecx; b: rdmsr; end",
       (Fault(13, "b", 0),)),
     M("msr: the 64 bits of the TSC are written", "long",
-      "writemsr 0x10,0,0x1000; rdtsc; report edx; mov ecx, 0x3B; rdmsr; shr edx, 11; report edx;"
+      "rdtsc; mov r8d, edx; writemsr 0x10,0,0x1000; rdtsc; report edx; mov ecx, 0x3B; rdmsr;"
+      "add edx, r8d; inc edx; shr edx, 12; report edx;"
       "end", (0x1000, 1)),
     M("msr: IA32_TSC_ADJUST moves the TSC", "long",
       "rdtsc; mov r8d, edx; writemsr 0x3B,0,0x100; rdtsc; sub edx, r8d; shr edx, 8; report edx;"

@@ -141,6 +141,15 @@ SENSITIVE = (
     direct("rdtsc", "rdtsc; mov esi, edx; hex 0f01f9", (0x100, 0x100, 0x55),
            "k: report esi; report edx; report ecx; end",
            "writemsr 0x10,0,0x100; writemsr 0xC0000103,0x55,0"),
+    direct("rdtsc and rdtscp of a TSC that nobody moved", "rdtsc; mov esi, eax; mov edi, edx;"
+           "hex 0f01f9; mov ebp, ecx", (1, 0x55),
+           "k: shl rdi, 32; or rdi, rsi; shl rdx, 32; or rdx, rax; mov rsi, rdx; rdtsc;"
+           "shl rdx, 32; or rax, rdx; cmp rdi, r12; setae cl; cmp rsi, rdi; setae ch; and cl, ch;"
+           "cmp rax, rsi; setae ch; and cl, ch; movzx eax, cl; out 0x10, eax; report ebp; end",
+           "writemsr 0xC0000103,0x55,0; rdtsc; shl rdx, 32; or rax, rdx; mov r12, rax"),
+    calls("rdtsc of a TSC that is moved at each call", "rdtsc; cmp edx, r13d; sete al;"
+          "movzx eax, al; add r15d, eax; int 0x80", 199,
+          "inc r13d; writemsr 0x10,0,r13d", before="mov r13d, 0x7777"),
     direct("rdpid", "hex f30fc7fb", (0x55,), "k: report ebx; end", "writemsr 0xC0000103,0x55,0",
            model="max"),
     direct("lsl, lar, verr and verw", "mov eax, TSS_SEL+3; xor ebx, ebx; hex 0f03d8; setz cl;"

@@ -12,7 +12,7 @@ cdef object save_registers(Cpu* cpu)
 cdef int load_registers(Cpu* cpu, object regs) except -1
 # All but an exception that waits for delivery, which is the vCPU's
 cdef object save_state(Cpu* cpu)
-cdef int load_state(Cpu* cpu, object state, bint keep_tsc) except -1
+cdef int load_state(Cpu* cpu, object state) except -1
 # SDM, "Processor State After Reset" and "First Instruction Executed"
 cdef object reset_state(u32 index, u32 irqchip)
 

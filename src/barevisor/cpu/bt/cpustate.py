@@ -163,9 +163,8 @@ def check_state(state):
     return 0
 
 
-def load_state(cpu, state, keep_tsc):
-    """The TSC is one for all CPUs of the VM: `keep_tsc` leaves it to run on."""
-    tsc: u64 = state.tsc
+def load_state(cpu, state):
+    """The TSC is one for all CPUs of the VM."""
     check_state(state)
     for number, name in enumerate(SEGMENTS):
         load_segment(cpu, number, getattr(state, name))
@@ -186,8 +185,8 @@ def load_state(cpu, state, keep_tsc):
     cpu.mp_state = MP_STATES[state.mp_state]
     load_lapic(cpu, state.lapic, state.cr8)
     cpu.tsc_adjust = state.msrs.get(TSC_ADJUST, 0)
-    if not keep_tsc:
-        cpu.vm.tsc_offset = tsc - host_tsc() - cpu.tsc_adjust
+    if state.tsc is not None:
+        cpu.vm.tsc_offset = cython.cast(u64, state.tsc) - host_tsc() - cpu.tsc_adjust
     load_msrs(cpu, state.msrs)
     cpu.shadow, cpu.nmi_masked = state.events.interrupt_shadow, state.events.nmi_masked
     cpu.nmi_pending = state.events.nmi_pending

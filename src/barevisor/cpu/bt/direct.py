@@ -1,7 +1,7 @@
 """Direct execution: user code that runs long at a time runs as it is, on the host's own MMU.
 
 Who enters its kernel often is better off translated: a way into the process and back costs some
-40 microseconds. So the engine counts how often each address space enters the kernel, looks at
+20 microseconds. So the engine counts how often each address space enters the kernel, looks at
 that count at interrupts, and where user code runs on for long it goes on in a process that has
 the guest's user pages at their addresses (mirror.py). Whatever that code does that is not plain
 user code (a system call, a fault, an instruction that the process may not execute) stops it before
@@ -50,7 +50,7 @@ from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, swap32
 from cython.cimports.barevisor.cpu.bt.segments import enter_cs, fetch_descriptor, load_segment
 from cython.cimports.barevisor.cpu.bt.tier import must_step
 from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
-from cython.cimports.libc.string import memset
+from cython.cimports.libc.string import memcmp, memcpy, memset
 
 USER_CS: u64 = cython.declare(u64, 0x33)
 USER_SS: u64 = cython.declare(u64, 0x2B)
@@ -61,12 +61,14 @@ AFFINITY: cython.int = cython.declare(cython.int, 128)
 """Bytes of a CPU mask."""
 NO_SYSCALL: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 SAMPLE_US: u64 = cython.declare(u64, 1000)
-LONG_US: u64 = cython.declare(u64, 400)
-STAY_US: u64 = cython.declare(u64, 250)
+LONG_US: u64 = cython.declare(u64, 150)
+STAY_US: u64 = cython.declare(u64, 80)
 """From one entry of the kernel to the next, on average: for code that is translated to run directly
 from then on, and for code that does to go on so."""
-SHORT_US: u64 = cython.declare(u64, 100)
+SHORT_US: u64 = cython.declare(u64, 50)
 MANY_SHORTS: u32 = cython.declare(u32, 8)
+XSTATE_BV: u64 = cython.declare(u64, 512)
+"""Where an XSAVE area has it (SDM, "XSAVE Header")."""
 PAGE: u64 = cython.declare(u64, 4096)
 PIN_US: u64 = cython.declare(u64, 50000)
 
@@ -184,7 +186,10 @@ def direct_unpin(cpu):
 @cython.nogil
 @cython.exceptval(check=False)
 def _give(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
-    """The guest's registers to the process. -1: it refuses them."""
+    """The guest's registers to the process; the general ones with the next turn. -1: it refuses
+    them. What it has already is not given again, which is the rule: few kernels compute with
+    vectors."""
+    new: cython.pointer(u8) = m.xstate + XSTATE_ROOM
     r: cython.pointer(user_regs_struct) = cython.address(m.regs)
     words: cython.pointer(u64) = cython.cast(cython.pointer(u64), r)
     i: cython.int
@@ -199,10 +204,28 @@ def _give(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
     r.ds = r.es = r.fs = r.gs = 0
     r.fs_base, r.gs_base = cpu.segbase[SEG_FS], cpu.segbase[SEG_GS]
     fpu_pull(cpu)
-    xsave_to(cpu, m.xstate)
-    if _xstate(m, PTRACE_SETREGSET):
-        return -1
-    return 0 if ptrace(PTRACE_SETREGS, m.pid, cython.NULL, r) == 0 else -1
+    memcpy(new, m.xstate, m.xstate_size)
+    xsave_to(cpu, new)
+    if _same_xstate(m.xstate, new, m.xstate_size):
+        return 0
+    memcpy(m.xstate, new, m.xstate_size)
+    return _xstate(m, PTRACE_SETREGSET)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _same_xstate(
+    has: cython.pointer(u8), new: cython.pointer(u8), size: cython.size_t
+) -> cython.bint:
+    """Does an XSAVE area say what another does? XSTATE_BV may differ, as both have the data of what
+    is in its initial state; but nothing may be in use that the guest does not have."""
+    behind: cython.size_t = XSTATE_BV + 8
+    if cython.cast(cython.pointer(u64), has + XSTATE_BV)[0] & ~cython.cast(u64, XCR0_KNOWN):
+        return False
+    if memcmp(has, new, XSTATE_BV):
+        return False
+    return memcmp(has + behind, new + behind, size - behind) == 0
 
 
 @cython.cfunc
@@ -344,6 +367,9 @@ def _turns(cpu: cython.pointer(Cpu), m: cython.pointer(Mirror)) -> cython.int:
         if mirror_set_breaks(m):
             cpu.user_pid = 0
             return _refused(cpu, m)
+        if ptrace(PTRACE_SETREGS, m.pid, cython.NULL, cython.address(m.regs)):
+            cpu.user_pid = 0
+            return _gone(cpu, m)
         if ptrace(PTRACE_SYSEMU, m.pid, cython.NULL, cython.NULL):
             cpu.user_pid = 0
             return _gone(cpu, m)

@@ -9,7 +9,10 @@ from cython import address, cast
 
 
 def deliver_fault(cpu):
-    """Deliver the exception in cpu.fault_*; cpu.rip is the instruction that raised it."""
+    """Deliver the exception in cpu.fault_*; cpu.rip is the instruction that raised it. For
+    direct.py a page fault of user code counts twice: to map the page there is one more turn."""
+    if cpu.fault_vector == EXC_PF and cpu.in_user:
+        cpu.entries += 1
     return deliver(cpu, cpu.fault_vector, cpu.fault_error, KIND_EXCEPTION)
 
 

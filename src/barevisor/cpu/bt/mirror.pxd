@@ -51,6 +51,8 @@ cdef struct Mirror:
     int thread               # whose tracee it is
     int host_cpu             # where it may run
     int traps_cpuid          # CPUID faults there
+    int traps_tsc            # RDTSC and RDTSCP do: the guest's TSC is not the host's
+    int pad
     u64 key                  # CR3 with its PCID
     u64 used                 # for eviction
     MirrorPage* pages
@@ -65,7 +67,7 @@ cdef struct Mirror:
     u32 breaks_changed
     u32 breaks_pad
     user_regs_struct regs    # of the guest's code, while it is stopped
-    u8* xstate               # XSTATE_ROOM
+    u8* xstate               # what it has: XSTATE_ROOM, and as much to make another in
     u64 xstate_size
 
 # The mirror of the present address space, or NULL: a process must be made (mirror_adopt)

@@ -23,7 +23,8 @@ from cython.cimports.barevisor.cpu.bt.paging import (
 )
 from cython.cimports.barevisor.cpu.bt.registers import space_key
 from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, fence, vm_lock, vm_unlock
-from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_CPUID, sensitive
+from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_CPUID, SENSITIVE_RDTSCP, sensitive
+from cython.cimports.barevisor.cpu.bt.tsc import tsc_delta
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
@@ -69,6 +70,9 @@ def mirror_find(cpu):
     for n in range(MIRRORS):
         m = cython.address(cpu.mirrors[n])
         if m.pid and m.key == key and m.thread == cpu.thread:
+            if m.traps_tsc != (tsc_delta(cpu) != 0):
+                mirror_close(m)
+                return cython.NULL
             cpu.mirror_clock += 1
             m.used = cpu.mirror_clock
             return m
@@ -107,7 +111,8 @@ def mirror_adopt(cpu, m, ram):
         if ops == MAP_FAILED:
             return -1
         m.ops = cython.cast(cython.pointer(u64), ops)
-        m.pid, m.stub = userprocess.spawn(ram, table)
+        m.traps_tsc = tsc_delta(cpu) != 0
+        m.pid, m.stub = userprocess.spawn(ram, table, traps_tsc=m.traps_tsc)
     finally:
         os.close(table)
     options: cython.size_t = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD
@@ -119,7 +124,7 @@ def mirror_adopt(cpu, m, ram):
     m.pages = cython.cast(
         cython.pointer(MirrorPage), calloc(MIRROR_PLACES, cython.sizeof(MirrorPage))
     )
-    m.xstate = cython.cast(cython.pointer(u8), calloc(1, XSTATE_ROOM))
+    m.xstate = cython.cast(cython.pointer(u8), calloc(2, XSTATE_ROOM))
     if m.pages == cython.NULL or m.xstate == cython.NULL:
         return -1
     if waitpid(m.pid, cython.address(status), __WALL) != m.pid:
@@ -220,7 +225,8 @@ def _map(m: cython.pointer(Mirror), va: u64, size: u64, rights: u32, offset: u64
 @cython.nogil
 @cython.exceptval(check=False)
 def _serve(m: cython.pointer(Mirror)) -> cython.int:
-    """Have the calls made. 0, or -1: one was refused, or the process is gone."""
+    """Have the calls made, with registers that are not the guest's. 0, or -1: one was refused, or
+    the process is gone."""
     regs: user_regs_struct
     status: cython.int = 0
     number: cython.int
@@ -246,8 +252,6 @@ def _serve(m: cython.pointer(Mirror)) -> cython.int:
             return -1
     # Another signal only means that the guest is to stop, which it is asked before it goes on.
     if ptrace(PTRACE_GETREGS, m.pid, cython.NULL, cython.address(regs)):
-        return -1
-    if ptrace(PTRACE_SETREGS, m.pid, cython.NULL, cython.address(m.regs)):
         return -1
     return 0 if regs.rax == 0 else -1
 
@@ -334,7 +338,9 @@ def _may_run(
         cython.cast(cython.pointer(u8), slot.host + page * PAGE),
         cython.cast(cython.pointer(u8), before),
         cython.cast(cython.pointer(u8), behind),
-        vm.sensitive_also | (0 if m.traps_cpuid else SENSITIVE_CPUID),
+        vm.sensitive_also
+        | (0 if m.traps_cpuid else SENSITIVE_CPUID)
+        | (0 if m.traps_tsc else SENSITIVE_RDTSCP),
         found,
     )
     vm_unlock(vm)

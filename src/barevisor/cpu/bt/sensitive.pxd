@@ -4,6 +4,7 @@ from barevisor.cpu.bt.state cimport *
 cdef enum:
     SENSITIVE_CPUID = 1      # what else is sensitive on this host: CPUID does not fault there
     SENSITIVE_XSAVE = 2      # XCR0 is not the guest's
+    SENSITIVE_RDTSCP = 4     # the host's IA32_TSC_AUX is not, but its TSC is
     SENSITIVE_MAX = 4
 
 # Where they start in the page of code at `code`, also those that reach into it or out of it: up to

@@ -1,11 +1,11 @@
 """Sensitive instructions in pages of user code that would run directly (ADR 20).
 
 CPUID where the host does not let it fault, XGETBV, SMSW, SGDT, SIDT, SLDT, STR, LAR, LSL, VERR,
-VERW, RDPID, SYSENTER, hypercalls, RDPRU, and with another XCR0 the XSAVE family. All are of the
-0F map. A page is searched for their opcodes; whether one found is an instruction, or the end of
-another's displacement, is told by decoding from several places before it, which meet after a few
-instructions. Code that is jumped into the middle of can hide from that, and then learns what the
-host would tell any process.
+VERW, RDPID, RDTSCP where it does not fault, SYSENTER, hypercalls, RDPRU, and with another XCR0 the
+XSAVE family. All are of the 0F map. A page is searched for their opcodes; whether one found is an
+instruction, or the end of another's displacement, is told by decoding from several places before
+it, which meet after a few instructions. Code that is jumped into the middle of can hide from that,
+and then learns what the host would tell any process.
 """
 
 import cython
@@ -35,7 +35,7 @@ def _named(second: u32, modrm: u32, also: u32) -> cython.bint:
             return reg < 2 or reg == 4
         return (
             modrm == 0xC1 or modrm == 0xD9 or modrm == 0xD0 or modrm == 0xFD
-            or modrm == 0xEE or modrm == 0xEF
+            or modrm == 0xEE or modrm == 0xEF or (modrm == 0xF9 and also & SENSITIVE_RDTSCP)
         )  # fmt: skip
     if second == 0xA2:
         return also & SENSITIVE_CPUID

@@ -1,7 +1,8 @@
 """The process that user code runs in directly: a program of one page, made here (ADR 20).
 
-It gives up what it could do (system calls but mmap and munmap, RDTSC and, where the host can do
-that, CPUID), lets its maker trace it and stops. From then on it only makes the calls of a list.
+It gives up what it could do (system calls but mmap and munmap, RDTSC if told to and, where the
+host can do that, CPUID), lets its maker trace it and stops. From then on it only makes the calls
+of a list.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ TABLE_FD = 4
 HEADERS = 64 + 2 * 56
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP = 1, 15, 22
 PR_SET_TSC, PR_SET_NO_NEW_PRIVS = 26, 38
+PR_TSC_ENABLE, PR_TSC_SIGSEGV = 1, 2
 ARCH_SET_CPUID = 0x1012  # arch/x86/include/uapi/asm/prctl.h
 MMAP, MUNMAP, PTRACE, PRCTL, ARCH_PRCTL, CLOSE_RANGE = 9, 11, 101, 157, 158, 436
 SIGKILL = 9
@@ -73,7 +75,7 @@ def _call(number: int, *arguments: int) -> bytes:
     return moves + b"\xb8" + struct.pack("<I", number) + b"\x0f\x05"
 
 
-def _code(image: int) -> bytes:
+def _code(image: int, *, traps_tsc: bool) -> bytes:
     """What lies behind the headers at `image`."""
     base = image + HEADERS
     data = FILTER + struct.pack("<HxxxxxxQ", len(FILTER) // 8, base) + NAME
@@ -82,7 +84,7 @@ def _code(image: int) -> bytes:
             _call(PRCTL, PR_SET_PDEATHSIG, SIGKILL),
             _call(PRCTL, PR_SET_NAME, base + len(data) - len(NAME)),
             _call(PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-            _call(PRCTL, PR_SET_TSC, 2),  # PR_TSC_SIGSEGV
+            _call(PRCTL, PR_SET_TSC, PR_TSC_SIGSEGV if traps_tsc else PR_TSC_ENABLE),
             _call(MMAP, image + TABLE, TABLE_BYTES, PROT_READ, MAP_SHARED | MAP_FIXED, TABLE_FD, 0),
             _call(CLOSE_RANGE, 0, RAM_FD - 1, 0),
             _call(CLOSE_RANGE, RAM_FD + 1, 0xFFFF_FFFF, 0),
@@ -97,14 +99,14 @@ def _code(image: int) -> bytes:
 
 
 START = HEADERS + len(FILTER) + 16 + len(NAME)
-SERVICE = HEADERS + len(_code(LOW)) - len(SERVICE_CODE)
+SERVICE = HEADERS + len(_code(LOW, traps_tsc=True)) - len(SERVICE_CODE)
 """Where the loop begins, from the start of the page."""
 
 
-def program(image: int) -> bytes:
+def program(image: int, *, traps_tsc: bool) -> bytes:
     """An ELF file of one segment, which is executable and not writable. That it also says what
     stack it wants, keeps old kernels from making all readable memory executable."""
-    code = _code(image)
+    code = _code(image, traps_tsc=traps_tsc)
     size = HEADERS + len(code)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = ident + struct.pack(
@@ -115,13 +117,14 @@ def program(image: int) -> bytes:
     return header + segment + stack + code
 
 
-def spawn(ram: int, table: int) -> tuple[int, int]:
+def spawn(ram: int, table: int, *, traps_tsc: bool) -> tuple[int, int]:
     """Start it, with the files of guest RAM and of its list: its PID, and where it lies. Whoever
-    calls is its tracer and must wait for its first stop. Raises OSError."""
+    calls is its tracer and must wait for its first stop. `traps_tsc`: RDTSC and RDTSCP fault
+    there (which makes each switch to it and back slower). Raises OSError."""
     at = LOW + int.from_bytes(os.urandom(8), "little") % (HIGH - LOW) // 4096 * 4096
     image = os.memfd_create("barevisor-user", os.MFD_CLOEXEC)
     try:
-        os.write(image, program(at))
+        os.write(image, program(at, traps_tsc=traps_tsc))
         # Clear of the numbers that they get.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (ram, table)]
         try:

@@ -29,7 +29,6 @@ cdef class BtVcpu:
     cdef object _deliver_exception(self)
     cdef object _settle(self)
     cdef object _restart(self)
-    cdef object _load(self, object state, bint keep_tsc)
     cdef void _start(self, u32 vector)
     cdef object _pio_read(self)
     cdef object _pio_write(self)

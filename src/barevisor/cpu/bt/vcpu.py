@@ -318,7 +318,7 @@ class BtVcpu:
             new.cr0 |= old.cr0 & 0x60000000
             new.apic_base, new.xsave, new.xcr0 = old.apic_base, old.xsave, old.xcr0
             new.msrs = old.msrs
-            self._load(new, True)
+            self.set_state(new)
             apic_reset(cpu, 1)
         if asked & ATT_SIPI and cpu.mp_state == MP_WAIT_SIPI:
             self._start(cpu.sipi_vector)
@@ -539,14 +539,10 @@ class BtVcpu:
         return state
 
     def set_state(self, state):
-        """See Vcpu.set_state."""
-        self._load(state, False)
-
-    def _load(self, state, keep_tsc):
-        """An interrupt that was on its way is delivered like an exception."""
+        """See Vcpu.set_state. An interrupt that was on its way is delivered like an exception."""
         events = state.events
         self.waiting, self.reading = [], 0
-        load_state(self.cpu, state, keep_tsc)
+        load_state(self.cpu, state)
         self.exception = events.exception if events.exception >= 0 else events.interrupt
         self.exception_error = NO_ERROR
         if events.exception >= 0 and events.exception_error is not None:

@@ -320,7 +320,9 @@ class KvmVcpu:
         foreign = [m for m, value in s.msrs.items() if m not in known and value]
         if foreign:
             raise EngineError(f"KVM here has no MSR {', '.join(map(hex, sorted(foreign)))}")
-        rows = [(state.TSC, s.tsc), *((m, s.msrs[m]) for m in self._msrs if m in s.msrs)]
+        rows = [(m, s.msrs[m]) for m in self._msrs if m in s.msrs]
+        if s.tsc is not None:
+            rows.insert(0, (state.TSC, s.tsc))
         while rows:
             part = rows[: abi.MSR_ENTRIES]
             raw = abi.Msrs(nmsrs=len(part))
