@@ -61,11 +61,11 @@ AFFINITY: cython.int = cython.declare(cython.int, 128)
 """Bytes of a CPU mask."""
 NO_SYSCALL: u64 = cython.declare(u64, 0xFFFFFFFFFFFFFFFF)
 SAMPLE_US: u64 = cython.declare(u64, 1000)
-LONG_US: u64 = cython.declare(u64, 150)
-STAY_US: u64 = cython.declare(u64, 80)
+LONG_US: u64 = cython.declare(u64, 200)
+STAY_US: u64 = cython.declare(u64, 120)
 """From one entry of the kernel to the next, on average: for code that is translated to run directly
 from then on, and for code that does to go on so."""
-SHORT_US: u64 = cython.declare(u64, 50)
+SHORT_US: u64 = cython.declare(u64, 60)
 MANY_SHORTS: u32 = cython.declare(u32, 8)
 XSTATE_BV: u64 = cython.declare(u64, 512)
 """Where an XSAVE area has it (SDM, "XSAVE Header")."""
