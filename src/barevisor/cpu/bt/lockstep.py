@@ -44,7 +44,9 @@ def _image(state: cython.pointer(Snapshot)) -> cython.pointer(u8):
 def _save(
     cpu: cython.pointer(Cpu), state: cython.pointer(Snapshot), fp: cython.bint
 ) -> cython.void:
-    memcpy(cython.address(state.regs[0]), cython.address(cpu.regs[0]), 128)
+    i: cython.uint
+    for i in range(16):
+        state.regs[i] = cpu.regs[i]
     state.rip = cpu.rip
     state.fl = cpu.fl
     if fp:
@@ -58,7 +60,9 @@ def _save(
 def _restore(
     cpu: cython.pointer(Cpu), state: cython.pointer(Snapshot), fp: cython.bint
 ) -> cython.void:
-    memcpy(cython.address(cpu.regs[0]), cython.address(state.regs[0]), 128)
+    i: cython.uint
+    for i in range(16):
+        cpu.regs[i] = state.regs[i]
     cpu.rip = state.rip
     cpu.fl = state.fl
     if fp:

@@ -112,13 +112,16 @@ def _store_page(
     cpu: cython.pointer(Cpu), va: u64, size: u32, data: cython.pointer(u8), idx: u32
 ) -> cython.int:
     """A store that stays within one page."""
-    dropped: cython.int
+    gpa: u64
     walk: Walk
     slot: cython.pointer(Slot)
     entry: cython.pointer(TlbEntry) = cython.address(cpu.tlbs[idx][(va >> 12) & (TLB_SIZE - 1)])
     if va - entry.wtag <= 4096 - size:
         _copy(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), data, size)
         return 0
+    if va - entry.rtag <= 4096 - size and entry.gpa & TLB_SEEN:
+        gpa = (entry.gpa & PAGE_MASK) | (va & 0xFFF)
+        return _store_seen(cpu, find_slot(cpu.vm, gpa), gpa, size, data)
     if page_walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
         return ST_FAULT
     if cpu.dr[7] & 0xFF:
@@ -132,10 +135,22 @@ def _store_page(
     if va - entry.wtag <= 4096 - size:
         _copy(cython.cast(cython.pointer(u8), entry.host + (va - entry.wtag)), data, size)
         return 0
+    return _store_seen(cpu, slot, walk.gpa, size, data)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _store_seen(
+    cpu: cython.pointer(Cpu), slot: cython.pointer(Slot), gpa: u64, size: u32,
+    data: cython.pointer(u8),
+) -> cython.int:  # fmt: skip
+    """Where code may lie, or in lockstep."""
+    dropped: cython.int
     vm_lock(cpu.vm, cpu)
-    dropped = _kill(cpu.vm, slot, walk.gpa, size)
-    note_store(cpu.vm, host_at(slot, walk.gpa), size)
-    _copy(host_at(slot, walk.gpa), data, size)
+    dropped = _kill(cpu.vm, slot, gpa, size)
+    note_store(cpu.vm, host_at(slot, gpa), size)
+    _copy(host_at(slot, gpa), data, size)
     vm_unlock(cpu.vm)
     # Among thousands of blocks this is slow: a kick does not wait for the block's other stores.
     return ST_BREAK if dropped or cpu.attention & ATT_KICK else 0

@@ -166,11 +166,16 @@ cdef struct Seg:
     u32 usable               # 0: a null selector was loaded
     u32 pad
 
+cdef enum:                   # TlbEntry.gpa, in the low bits
+    TLB_GLOBAL = 1
+    TLB_CUT = 2              # from a larger page
+    TLB_SEEN = 4             # may be stored to, but each store is to be seen: wtag is not set
+
 cdef struct TlbEntry:        # 32 bytes. Hit: va - rtag <= 4096 - size (one compare, also crossing)
     u64 rtag                 # page address, or a page of another index when not readable
     u64 wtag                 # the same for stores; never set for read-only, clean or code pages
     u64 host                 # host address of the page
-    u64 gpa                  # guest-physical page | 1 if it is global | 2 if cut from a larger one
+    u64 gpa                  # guest-physical page | TLB_*
 
 cdef struct ItlbEntry:
     u64 tag

@@ -305,7 +305,7 @@ def _memory(
         if (entry.wtag if write else entry.rtag) != page:
             return _interpret(cpu, tr, site)
     if not write:
-        space_fill(cpu.space, va, entry.host, 0, cython.cast(u32, entry.gpa & 1))
+        space_fill(cpu.space, va, entry.host, 0, cython.cast(u32, entry.gpa & TLB_GLOBAL))
     elif not _fill_store(cpu, va, entry):
         return _interpret(cpu, tr, site)
     if not site.trace.valid:
@@ -364,7 +364,9 @@ def _fill_store(cpu: cython.pointer(Cpu), va: u64, entry: cython.pointer(TlbEntr
                 wait_quiet(cpu, mask)
             pair[1] = pair[0]
             pair[0] = page
-        space_fill(cpu.space, va, entry.host, vm.write_shift, cython.cast(u32, entry.gpa & 1))
+        space_fill(
+            cpu.space, va, entry.host, vm.write_shift, cython.cast(u32, entry.gpa & TLB_GLOBAL)
+        )
     vm_unlock(vm)
     return allowed
 

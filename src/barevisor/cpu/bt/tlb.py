@@ -71,7 +71,7 @@ def _flush_used(cpu: cython.pointer(Cpu)) -> cython.void:
         while bits:
             n = (word & 15) * 64 + cython.cast(cython.uint, __builtin_ctzll(bits))
             bits &= bits - 1
-            if not cpu.tlbs[word >> 4][n].gpa & 1:
+            if not cpu.tlbs[word >> 4][n].gpa & TLB_GLOBAL:
                 cpu.tlbs[word >> 4][n] = cpu.tlb_blank[n]
     for word in range(32):
         bits = cpu.itlb_used[word]
@@ -79,7 +79,7 @@ def _flush_used(cpu: cython.pointer(Cpu)) -> cython.void:
         while bits:
             n = (word & 15) * 64 + cython.cast(cython.uint, __builtin_ctzll(bits))
             bits &= bits - 1
-            if not cpu.itlbs[word >> 4][n].gpa & 1:
+            if not cpu.itlbs[word >> 4][n].gpa & TLB_GLOBAL:
                 cpu.itlbs[word >> 4][n] = cpu.itlb_blank[n]
 
 
@@ -210,7 +210,7 @@ def _tlb_gpa(cpu: cython.pointer(Cpu), va: u64, walk: cython.pointer(Walk)) -> u
         place.parts |= cython.cast(u64, 1) << ((va >> 15) & 63)
     else:
         cpu.huge_pages[walk.global_page] |= cython.cast(u64, 1) << ((va >> 30) & 63)
-    return (walk.gpa & PAGE_MASK) | walk.global_page | 2
+    return (walk.gpa & PAGE_MASK) | walk.global_page | TLB_CUT
 
 
 def tlb_fill(cpu, va, idx, walk, slot):
@@ -226,15 +226,12 @@ def tlb_fill(cpu, va, idx, walk, slot):
     entry.host = slot.host + (number << 12)
     entry.gpa = _tlb_gpa(cpu, va, walk)
     cpu.tlb_used[idx * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
-    if (
-        walk.writable
-        and not slot.readonly
-        and not slot.code_pages[number]
-        and not _in_lockstep(cpu.vm)
-    ):
-        entry.wtag = page
-        if may_write(cpu, slot, number):
-            return
+    if walk.writable and not slot.readonly:
+        if not slot.code_pages[number] and not _in_lockstep(cpu.vm):
+            entry.wtag = page
+            if may_write(cpu, slot, number):
+                return
+        entry.gpa |= TLB_SEEN
     entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
 
 
