@@ -42,7 +42,7 @@ def why_not(name: str) -> str:
     return "" if found else "barevisor.cpu.bt.vm is not built"
 
 
-WAYS = ("interpret", "translate", "direct")
+WAYS = ("interpret", "translate", "lockstep", "direct")
 BT = [pytest.param(f"bt-{way}", marks=pytest.mark.no_kvm) for way in WAYS]
 
 
@@ -57,8 +57,8 @@ def kind(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(autouse=True)
 def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row runs on bt three times: interpreted, with every block translated at its first run,
-    and with user code executed directly."""
+    """Each row runs on bt four times: interpreted, with every block translated at its first run,
+    with both compared, and with user code executed directly."""
     if "kind" in request.fixturenames:
         mode = request.node.callspec.params["kind"].partition("-")[2]
         if mode:
@@ -80,6 +80,8 @@ def test_names_are_unique() -> None:
 def test_microguest(row: MicroGuest, kind: Engine, emulated: bool) -> None:
     if row.model != "host" and kind.name == "kvm":
         pytest.skip("the host's CPU need not have what this row is about")
+    if row.cpus > 1 and os.environ.get("BAREVISOR_BT") == "lockstep":
+        pytest.skip("lockstep compares one CPU")
     if row.not_emulated and emulated:
         pytest.skip(f"/dev/kvm here {row.not_emulated}")
     if kind.name == "kvm" and ON_TCG and row.not_nested:

@@ -17,7 +17,7 @@ cdef struct Store:           # one of the interpreter
 
 cdef struct StoreLog:        # what it stores in one trace
     u32 count
-    u32 overflow             # more, or larger, than fits: the trace is not compared
+    u32 uncompared           # more, or larger, than fits, or what cannot be undone was done
     Store stores[LOG_STORES]
 
 cdef struct Snapshot:        # what an instruction of a trace may change, memory apart
@@ -46,9 +46,16 @@ cdef inline void note_store(Vm* vm, u8* host, u32 size) noexcept nogil:
         return
     log = &(<Comparison*> tr.comparison).log
     if log.count == LOG_STORES or size > LOG_BYTES:
-        log.overflow = 1
+        log.uncompared = 1
         return
     log.stores[log.count].host = host
     log.stores[log.count].size = size
     memcpy(&log.stores[log.count].before[0], host, size)
     log.count += 1
+
+
+cdef inline void note_done(Vm* vm) noexcept nogil:
+    """The interpreter does what cannot be undone: a device's side effect, bits of page tables."""
+    cdef Translator* tr = <Translator*> vm.translator
+    if tr != NULL and tr.logging:
+        (<Comparison*> tr.comparison).log.uncompared = 1

@@ -4,8 +4,8 @@ The interpreter executes the trace's instructions first, with its stores written
 the guest really goes. Then memory and registers are put back, the translation runs, and
 both must have come to the same: registers, flags, vector and x87 state, RIP, and each byte
 stored. Traces end before what is not the host's own instruction, and are not chained. Where the
-interpreter meets a fault, a device or code that changes, its outcome stands and nothing is
-compared: translations leave those to it anyway.
+interpreter meets a fault, a device, an interrupt, accessed or dirty bits to set or code that
+changes, its outcome stands and nothing is compared: translations leave those to it anyway.
 """
 
 import cython
@@ -13,7 +13,12 @@ from cython.cimports.barevisor.cpu.bt.access import next_op
 from cython.cimports.barevisor.cpu.bt.blocks import find_or_build
 from cython.cimports.barevisor.cpu.bt.mmio import internal_error
 from cython.cimports.barevisor.cpu.bt.state import *
-from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner, enter_trace, must_step
+from cython.cimports.barevisor.cpu.bt.tier import (
+    TranslatorOwner,
+    enter_trace,
+    interrupted,
+    must_step,
+)
 from cython.cimports.barevisor.cpu.bt.trace import MODE_ONE, TRACE_FP, TRACE_UNDEFINED, Translator
 from cython.cimports.libc.stdlib import calloc
 from cython.cimports.libc.string import memcmp, memcpy
@@ -106,6 +111,9 @@ def _interpret(cpu: cython.pointer(Cpu), head: cython.pointer(Block)) -> cython.
         done += cython.cast(u32, cpu.icount - before)
         # A store may have ended the block in its middle.
         if cpu.rip != behind and cpu.icount - before == block.count:
+            return ST_NEXT
+        if done < count and interrupted(cpu):
+            note_done(cpu.vm)
             return ST_NEXT
     return ST_NEXT
 
@@ -231,11 +239,11 @@ def lockstep_run(cpu, head):
     why: cython.pointer(cython.const[cython.char])
     cpu.rip = cpu.regs[REG_RIP]
     _save(cpu, cython.address(compared.start), fp)
-    log.count = log.overflow = 0
+    log.count = log.uncompared = 0
     tr.logging = 1
     status = _interpret(cpu, head)
     tr.logging = 0
-    if status != ST_NEXT or cpu.exit_reason or log.overflow or must_step(cpu):
+    if status != ST_NEXT or cpu.exit_reason or log.uncompared or must_step(cpu):
         return status
     if not trace.valid or cpu.vm.flushes != flushes:
         return status

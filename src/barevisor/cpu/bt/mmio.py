@@ -7,6 +7,7 @@ thing an instruction does, so it leaves afterwards.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.apic import apic_mmio_hit, apic_mmio_read, apic_mmio_write
+from cython.cimports.barevisor.cpu.bt.lockstep import note_done
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.libc.string import memcpy, memset
 
@@ -15,6 +16,7 @@ def mmio_load(cpu, gpa, size, out):
     """A read outside RAM in pieces of at most 8 bytes: from the APIC, answered, or an exit."""
     piece: u32
     value: u32
+    note_done(cpu.vm)
     while size:
         piece = 8 if size > 8 else size
         if apic_mmio_hit(cpu, gpa):
@@ -54,6 +56,7 @@ def _answered(
 def mmio_store(cpu, gpa, size, data):
     """A store outside RAM (or to read-only memory): the APIC takes it, or it is an exit."""
     value: u32 = 0
+    note_done(cpu.vm)
     if apic_mmio_hit(cpu, gpa):
         memcpy(
             cython.cast(cython.pointer(u8), cython.address(value)), data, 4 if size > 4 else size

@@ -7,6 +7,7 @@ computes, nothing outside its RAM can be named.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, host_at
+from cython.cimports.barevisor.cpu.bt.lockstep import note_done
 from cython.cimports.barevisor.cpu.bt.registers import *
 from cython.cimports.barevisor.cpu.bt.state import *
 
@@ -60,11 +61,12 @@ def _entry(vm: cython.pointer(Vm), gpa: u64, wide: u32, slot_out: cython.pointer
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _set_bits(host: u64, entry: u64, bits: u64, wide: u32) -> cython.bint:
+def _set_bits(cpu: cython.pointer(Cpu), host: u64, entry: u64, bits: u64, wide: u32) -> cython.bint:
     """Accessed and dirty bits. False: another CPU has changed the entry meanwhile, and it must be
     read again: bits set in an entry that is not present any more would be somebody's data."""
     if (entry & bits) == bits or host == 0:
         return True
+    note_done(cpu.vm)
     if wide:
         return __sync_bool_compare_and_swap_8(
             cython.cast(cython.pointer(u64), host), entry, entry | bits
@@ -124,7 +126,7 @@ def _walk_once(
                 return _page_fault(cpu, va, access, idx, PF_P | PF_RSVD)
             if at.wide or (cpu.cr4 & CR4_PSE):
                 break
-        if not _set_bits(at.host, at.entry, PTE_A, at.wide):
+        if not _set_bits(cpu, at.host, at.entry, PTE_A, at.wide):
             return WALK_AGAIN
         at.table = at.entry & (PTE_ADDR if at.wide else cython.cast(u64, 0xFFFFF000))
         at.level -= 1
@@ -193,7 +195,9 @@ def _leaf(
     keyed = _key_denied(cpu, access, idx, at.allowed, entry)
     if keyed or _denied(cpu, access, idx, at.allowed, at.no_exec):
         return _page_fault(cpu, va, access, idx, PF_P | PF_KEY if keyed else PF_P)
-    if not _set_bits(at.host, entry, PTE_A | PTE_D if access == ACCESS_WRITE else PTE_A, at.wide):
+    if not _set_bits(
+        cpu, at.host, entry, PTE_A | PTE_D if access == ACCESS_WRITE else PTE_A, at.wide
+    ):
         return WALK_AGAIN
     if not at.wide and at.level == 2:  # PSE-36: bits 13-20 are address bits 32-39
         out.gpa = (entry & cython.cast(u64, 0xFFC00000)) | ((entry & 0x1FE000) << 19)

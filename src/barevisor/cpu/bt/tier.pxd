@@ -23,6 +23,9 @@ cdef class TranslatorOwner:
     cdef u32 after
     cdef int template_fd
 
+# Is something to be done before the next instruction?
+cdef bint interrupted(Cpu* cpu) noexcept nogil
+
 # Whatever must happen between two instructions: they are interpreted one at a time.
 cdef inline u32 must_step(Cpu* cpu) noexcept nogil:
     return cpu.shadow | cpu.mmio_n | cpu.io_ready | cpu.debug_step | (cpu.sysflags & FLAG_TF) \

@@ -425,9 +425,16 @@ def _may_go_on(cpu: cython.pointer(Cpu)) -> cython.bint:
     """May translated code run, or is something else to be done first?"""
     if cpu.timer_deadline != cpu.armed_deadline:
         timer_arm(cpu)
-    if (cpu.budget | cpu.urgent) < 0 or must_step(cpu) or cpu.tlb == cpu.tlb_blank or cpu.direct:
+    if cpu.budget < 0 or cpu.tlb == cpu.tlb_blank or cpu.direct:
         return False
-    return not (cpu.attention & ~ATT_INTERRUPT or (cpu.attention and cpu.sysflags & FLAG_IF))
+    return not interrupted(cpu)
+
+
+def interrupted(cpu):
+    """See tier.pxd."""
+    if cpu.urgent < 0 or must_step(cpu) or cpu.attention & ~ATT_INTERRUPT:
+        return True
+    return cpu.attention and cpu.sysflags & FLAG_IF
 
 
 @cython.cfunc
