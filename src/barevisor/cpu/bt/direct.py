@@ -14,6 +14,7 @@ from cython.cimports.barevisor.cpu.bt.arch import DB_BS
 from cython.cimports.barevisor.cpu.bt.faults import timer_arm
 from cython.cimports.barevisor.cpu.bt.fpstate import (
     XCR0_KNOWN,
+    XSAVE_HEADER,
     fpu_pull,
     fpu_push,
     xsave_from,
@@ -67,8 +68,6 @@ STAY_US: u64 = cython.declare(u64, 120)
 from then on, and for code that does to go on so."""
 SHORT_US: u64 = cython.declare(u64, 60)
 MANY_SHORTS: u32 = cython.declare(u32, 8)
-XSTATE_BV: u64 = cython.declare(u64, 512)
-"""Where an XSAVE area has it (SDM, "XSAVE Header")."""
 PAGE: u64 = cython.declare(u64, 4096)
 PIN_US: u64 = cython.declare(u64, 50000)
 
@@ -220,10 +219,10 @@ def _same_xstate(
 ) -> cython.bint:
     """Does an XSAVE area say what another does? XSTATE_BV may differ, as both have the data of what
     is in its initial state; but nothing may be in use that the guest does not have."""
-    behind: cython.size_t = XSTATE_BV + 8
-    if cython.cast(cython.pointer(u64), has + XSTATE_BV)[0] & ~cython.cast(u64, XCR0_KNOWN):
+    behind: cython.size_t = XSAVE_HEADER + 8
+    if cython.cast(cython.pointer(u64), has + XSAVE_HEADER)[0] & ~cython.cast(u64, XCR0_KNOWN):
         return False
-    if memcmp(has, new, XSTATE_BV):
+    if memcmp(has, new, XSAVE_HEADER):
         return False
     return memcmp(has + behind, new + behind, size - behind) == 0
 

@@ -38,6 +38,12 @@ cdef struct Comparison:
 # compare. ST_NEXT, what the interpreter ended with, or EXIT_INTERNAL with the difference.
 cdef int lockstep_run(Cpu* cpu, Block* head) noexcept nogil
 
+cdef inline bint in_lockstep(Vm* vm) noexcept nogil:
+    """Does every store of the interpreter take the slow path, to be noted?"""
+    cdef Translator* tr = <Translator*> vm.translator
+    return tr != NULL and tr.lockstep
+
+
 cdef inline void note_store(Vm* vm, u8* host, u32 size) noexcept nogil:
     """Before a store of the interpreter: where, and what was there."""
     cdef Translator* tr = <Translator*> vm.translator

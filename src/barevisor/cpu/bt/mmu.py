@@ -8,7 +8,7 @@ the TLBs tlb.py's, devices mmio.py's.
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, host_at, kill_range
 from cython.cimports.barevisor.cpu.bt.debug import data_breakpoint
-from cython.cimports.barevisor.cpu.bt.lockstep import note_store
+from cython.cimports.barevisor.cpu.bt.lockstep import in_lockstep, note_store
 from cython.cimports.barevisor.cpu.bt.mmio import mmio_load, mmio_store
 from cython.cimports.barevisor.cpu.bt.paging import (
     ACCESS_READ,
@@ -121,7 +121,9 @@ def _store_page(
         return 0
     if va - entry.rtag <= 4096 - size and entry.gpa & TLB_SEEN:
         gpa = (entry.gpa & PAGE_MASK) | (va & 0xFFF)
-        return _store_seen(cpu, find_slot(cpu.vm, gpa), gpa, size, data)
+        slot = find_slot(cpu.vm, gpa)
+        if slot.code_pages[(gpa - slot.gpa) >> 12] or in_lockstep(cpu.vm):
+            return _store_seen(cpu, slot, gpa, size, data)
     if page_walk(cpu, va, ACCESS_WRITE, idx, cython.address(walk)):
         return ST_FAULT
     if cpu.dr[7] & 0xFF:

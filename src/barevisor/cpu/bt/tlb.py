@@ -7,6 +7,7 @@ are not entered, or not for stores.
 
 import cython
 from cython.cimports.barevisor.cpu.bt.codepages import find_slot, may_write
+from cython.cimports.barevisor.cpu.bt.lockstep import in_lockstep
 from cython.cimports.barevisor.cpu.bt.mmio import internal_error
 from cython.cimports.barevisor.cpu.bt.paging import (
     ACCESS_EXEC,
@@ -23,7 +24,6 @@ from cython.cimports.barevisor.cpu.bt.space import (
 )
 from cython.cimports.barevisor.cpu.bt.state import *
 from cython.cimports.barevisor.cpu.bt.stops import watch_page
-from cython.cimports.barevisor.cpu.bt.trace import Translator
 from cython.cimports.libc.string import memcpy, memset
 
 PAGE: u64 = cython.declare(u64, 4096)
@@ -227,22 +227,12 @@ def tlb_fill(cpu, va, idx, walk, slot):
     entry.gpa = _tlb_gpa(cpu, va, walk)
     cpu.tlb_used[idx * 16 + ((va >> 18) & 15)] |= cython.cast(u64, 1) << ((va >> 12) & 63)
     if walk.writable and not slot.readonly:
-        if not slot.code_pages[number] and not _in_lockstep(cpu.vm):
+        if not slot.code_pages[number] and not in_lockstep(cpu.vm):
             entry.wtag = page
             if may_write(cpu, slot, number):
                 return
         entry.gpa |= TLB_SEEN
     entry.wtag = cpu.tlb_blank[(va >> 12) & (TLB_SIZE - 1)].wtag
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _in_lockstep(vm: cython.pointer(Vm)) -> cython.bint:
-    """Does every store of the interpreter take the slow path, to be noted?"""
-    tr: cython.pointer(Translator) = cython.cast(cython.pointer(Translator), vm.translator)
-    return tr != cython.NULL and tr.lockstep
 
 
 @cython.cfunc
