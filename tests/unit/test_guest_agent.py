@@ -68,7 +68,10 @@ class Rig:
 
 @pytest.fixture
 def rig(program: Path) -> Iterator[Rig]:
+    # Under nohup SIGHUP is ignored here; process 1, whose place the agent takes, has all as new.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     rig = Rig(program)
+    signal.signal(signal.SIGHUP, before)
     yield rig
     rig.close()
 

@@ -74,6 +74,8 @@ PICK = "mov eax, ebp; and eax, 1; shl eax, {}"
 """EAX is 0 or 1 << n by turns."""
 
 HOT_ROWS: tuple[MicroGuest, ...] = (
+    hot("a shift by zero keeps flags that a product left undefined", "xor ecx, ecx; mov r8d, 1",
+        "test ebp, ebp; imul rsi, rbp, 3; shl r8, cl; jmp n; n: add r15d, r8d", ROUNDS),
     hot("a page is read-only every other time", AT,
         f"xor byte [{PTE_AT}], 2; invlpg [rbx]; mov [rbx], esi", HALF, cr0=WP),
     hot("a page is absent every other time", AT,

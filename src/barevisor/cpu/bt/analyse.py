@@ -319,12 +319,13 @@ def find_liveness(w):
 
 
 def undefined_behind(w):
-    """Flags that the manual leaves undefined behind the trace: some CPUs keep what was there."""
+    """Flags that the manual leaves undefined behind the trace: some CPUs keep what was there. A
+    shift by a count that may be 0 leaves undefined what was."""
     i: u32
     bits: u32 = 0
     f: cython.pointer(RowFacts)
     for i in range(w.count):
         f = facts(w.insns[i].row)
         if w.act[i] == ACT_COPY or w.act[i] == ACT_FLAG:
-            bits = (bits & ~cython.cast(u32, f.flags_written)) | f.flags_undefined
+            bits = (bits & ~overwrites(cython.address(w.insns[i]), f)) | f.flags_undefined
     return bits & ALL_FLAGS
