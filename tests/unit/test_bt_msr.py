@@ -6,18 +6,27 @@ import dataclasses
 import struct
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 
 import pytest
 
 from barevisor.board.ram import GuestRam
 from barevisor.cpu.bt import clock
 from barevisor.cpu.bt.vcpu import BtVcpu
-from barevisor.cpu.bt.vm import BtEngine
-from barevisor.cpu.engine import CpuState, Events, MachineSpec
+from barevisor.cpu.bt.vm import BtEngine, BtVm
+from barevisor.cpu.engine import CpuState, Events, MachineSpec, PioWrite
 from barevisor.errors import EngineError
 
 NON_CANONICAL = 1 << 47
 SIZE = 0x10000
+TSC, TSC_DEADLINE = 0x10, 0x6E0
+SVR, LVT_TIMER, DEADLINE_MODE = 0xF0, 0x320, 1 << 18
+RATES = [
+    pytest.param(Fraction(1), id="the host's"),
+    pytest.param(Fraction(999, 1000), id="a little less"),
+    pytest.param(Fraction(7, 3), id="more"),
+    pytest.param(Fraction(1, 7), id="much less"),
+]
 
 
 @pytest.fixture
@@ -28,13 +37,18 @@ def ram() -> Iterator[GuestRam]:
 
 
 @pytest.fixture
-def cpu(ram: GuestRam) -> Iterator[BtVcpu]:
+def vm(ram: GuestRam) -> Iterator[BtVm]:
     vm = BtEngine().create_vm(MachineSpec(cpu_model="x86-64-v2"))
     vm.set_memory(0, 0, SIZE, ram.host_address)
+    yield vm
+    vm.close()
+
+
+@pytest.fixture
+def cpu(vm: BtVm) -> BtVcpu:
     cpu = vm.create_vcpu(0)
     assert isinstance(cpu, BtVcpu)
-    yield cpu
-    vm.close()
+    return cpu
 
 
 @pytest.mark.parametrize(
@@ -125,6 +139,66 @@ def test_clock_scale(khz: int) -> None:
     assert abs((shifted * mul >> 32) - 3_600_000_000_000) < 3_000
 
 
+def told(vm: BtVm, rate: Fraction) -> int:
+    """The guest comes from where the TSC runs at `rate` of the host's; what it was told, in kHz."""
+    state = vm.get_state()
+    state.tsc_khz = int(state.tsc_khz * rate)
+    vm.set_state(state)
+    return state.tsc_khz
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_guest_s_tsc_goes_on_at_the_rate_that_it_was_told(
+    vm: BtVm, cpu: BtVcpu, rate: Fraction
+) -> None:
+    khz = told(vm, rate)
+    assert vm.get_state().tsc_khz == khz
+    start = cpu.get_state()
+    start.tsc = 10**15
+    cpu.set_state(start)
+    moments = []
+    for _ in range(2):
+        moments.append((clock.sample()[0], cpu.read_msr(TSC) or 0, clock.sample()[0]))
+        time.sleep(0.01)
+    (early, first, late), (then, last, end) = moments
+    assert first >= 10**15
+    assert (then - late) * rate * Fraction("0.99999") < last - first
+    assert last - first < (end - early) * rate * Fraction("1.00001")
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_deadline_is_in_the_guest_s_ticks(vm: BtVm, cpu: BtVcpu, rate: Fraction) -> None:
+    khz = told(vm, rate)
+    cpu.apic_write(SVR, 0x1FF)
+    cpu.apic_write(LVT_TIMER, DEADLINE_MODE | 0x50)
+    deadline = (cpu.read_msr(TSC) or 0) + 20 * khz
+    before = time.monotonic()
+    cpu.write_msr(TSC_DEADLINE, deadline)
+    while not cpu.poll_timer():
+        assert time.monotonic() < before + 10
+    assert (cpu.read_msr(TSC) or 0) >= deadline
+    assert time.monotonic() - before > 0.019
+
+
+def test_cpuid_tells_the_rate_that_the_guest_was_told(vm: BtVm, cpu: BtVcpu, ram: GuestRam) -> None:
+    khz = told(vm, Fraction(1, 2))
+    ram.write(0x100, bytes.fromhex("66b810000040 0fa2 e610"))  # mov eax, ..; cpuid; out 16, al
+    state = cpu.get_state()
+    state.cs.selector, state.cs.base, state.regs.rip = 0, 0, 0x100
+    cpu.set_state(state)
+    assert isinstance(cpu.run(), PioWrite)
+    assert cpu.get_regs().rax == khz
+    assert cpu.read_msr(0xCE) == khz // 100_000 << 8
+
+
+@pytest.mark.parametrize("khz", [0, -1, 99_999, 10**12])
+def test_a_rate_that_no_machine_has_is_refused(vm: BtVm, khz: int) -> None:
+    state = vm.get_state()
+    state.tsc_khz = khz
+    with pytest.raises(EngineError, match=f"its TSC runs at {khz} kHz, the one here at"):
+        vm.set_state(state)
+
+
 def kvm_clock(cpu: BtVcpu, ram: GuestRam) -> float:
     """Read it as a guest does; seconds."""
     raw = struct.unpack("<IIQQIbBH", ram.read(0x2000, 32))
@@ -135,7 +209,11 @@ def kvm_clock(cpu: BtVcpu, ram: GuestRam) -> float:
     return (system + ((ticks << shift if shift >= 0 else ticks >> -shift) * mul >> 32)) / 1e9
 
 
-def test_kvm_clock_runs_and_goes_on_when_registered_again(cpu: BtVcpu, ram: GuestRam) -> None:
+@pytest.mark.parametrize("rate", RATES)
+def test_kvm_clock_runs_and_goes_on_when_registered_again(
+    vm: BtVm, cpu: BtVcpu, ram: GuestRam, rate: Fraction
+) -> None:
+    told(vm, rate)
     cpu.write_msr(0x4B564D01, 0x2001)
     before, first, after = time.monotonic(), kvm_clock(cpu, ram), time.monotonic()
     time.sleep(0.05)

@@ -53,6 +53,12 @@ def test_a_rate_that_was_measured_twice_is_the_same() -> None:
     assert differences(vm(), vm(khz=KHZ + KHZ // 10_000)) == []
 
 
+def test_a_rate_that_the_vm_can_be_made_to_have() -> None:
+    other = vm(khz=3_000_000)
+    assert differences(vm(), other, range(KHZ, KHZ + 1)) == []
+    assert differences(vm(), other, range(KHZ)) != []
+
+
 PICS = [
     ("reset", PicState()),
     ("rotated", PicState(lowest=2, irr=0x41, isr=2, imr=0xFE, base=0x20, auto_eoi=True)),

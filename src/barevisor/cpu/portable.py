@@ -27,12 +27,18 @@ CLOCK_LEAVES = {0x15, 0x16, KVM_BASE + 0x10}
 XSAVE, PARAVIRTUAL = 0xD, KVM_BASE + 1
 
 
-def differences(source: VmState, here: VmState) -> list[str]:
-    """Why a guest of `source` cannot go on in a VM whose fresh state is `here`; [] when it can."""
+def same_rate(source: int, here: int) -> bool:
+    """Both in kHz, and within TSC_TOLERANCE."""
+    return abs(source - here) <= source * TSC_TOLERANCE
+
+
+def differences(source: VmState, here: VmState, rates: range = range(0)) -> list[str]:
+    """Why a guest of `source` cannot go on in a VM whose fresh state is `here`; [] when it can.
+    rates: in kHz, at which the VM can let the guest's TSC run, beside its own."""
     reasons = []
     if (source.ioapic is None) != (here.ioapic is None):
         reasons.append("only one of the two has interrupt controllers")
-    if abs(source.tsc_khz - here.tsc_khz) > source.tsc_khz * TSC_TOLERANCE:
+    if not same_rate(source.tsc_khz, here.tsc_khz) and source.tsc_khz not in rates:
         reasons.append(f"its TSC runs at {source.tsc_khz} kHz, the one here at {here.tsc_khz} kHz")
     return reasons + _cpuid(source.cpuid, here.cpuid)
 

@@ -7,7 +7,7 @@ number is its xAPIC offset / 16, which is also its x2APIC MSR - 0x800. C signatu
 import cython
 from cython.cimports.barevisor.cpu.bt.clock import guest_ram
 from cython.cimports.barevisor.cpu.bt.pic import pic_ack
-from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_tsc
+from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_ticks, host_tsc
 from cython.cimports.libc.string import memcpy, memset
 
 NEVER = cython.declare("u64", 0xFFFFFFFFFFFFFFFF)
@@ -213,7 +213,7 @@ def apic_deadline_write(cpu, value):
     ahead = value - guest_tsc(cpu)
     cpu.timer_deadline = host_tsc()
     if cython.cast(i64, ahead) > 0:
-        cpu.timer_deadline += ahead
+        cpu.timer_deadline += host_ticks(cpu.vm, ahead)
     cpu.budget = -1
 
 

@@ -1,4 +1,4 @@
-# kvm-clock (Documentation/virt/kvm/x86/msr.rst, Linux 6.1) and the rate of the host's TSC.
+# kvm-clock (Documentation/virt/kvm/x86/msr.rst, Linux 6.1) and the rates of TSCs.
 from barevisor.cpu.bt.state cimport *
 
 cdef struct PvClock:         # struct pvclock_vcpu_time_info, 32 bytes
@@ -21,8 +21,9 @@ cdef enum:
 
 # Writable guest RAM, `size` bytes at `gpa` in one slot, or NULL.
 cdef u8* guest_ram(Vm* vm, u64 gpa, u64 size) noexcept nogil
-# kvm-clock at host TSC `tsc`
+# kvm-clock when the VM's TSC is `tsc`
 cdef u64 clock_ns(Vm* vm, u64 tsc) noexcept nogil
-cdef void clock_start(Vm* vm, u64 khz, u32 mul, i32 shift) noexcept nogil
+# It counts on from `ns`.
+cdef void clock_set(Vm* vm, u64 ns) noexcept nogil
 cdef void clock_write_system_time(Cpu* cpu) noexcept nogil
 cdef void clock_write_wall(Cpu* cpu, u64 gpa) noexcept nogil

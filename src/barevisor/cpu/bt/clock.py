@@ -1,4 +1,4 @@
-"""kvm-clock, and how fast the host's TSC runs. C signatures are in clock.pxd.
+"""kvm-clock, and how fast TSCs run: the host's, and the guest's. C signatures are in clock.pxd.
 
 The guest reads time as `system_time + scale(TSC - tsc_timestamp)`. All vCPUs get the same base
 and scale, and the TSC is one for the machine, so the clock is the same on all of them and
@@ -10,7 +10,7 @@ import time
 import cython
 from cython.cimports.barevisor.cpu.bt.atomics import __sync_synchronize
 from cython.cimports.barevisor.cpu.bt.codepages import code_written, find_slot, host_at
-from cython.cimports.barevisor.cpu.bt.tsc import host_tsc, tsc_delta
+from cython.cimports.barevisor.cpu.bt.tsc import TSC_FRACTION, host_tsc, tsc_delta, vm_tsc
 from cython.cimports.posix.time import CLOCK_REALTIME, clock_gettime, timespec
 
 from barevisor.cpu.x86 import hostcpuid
@@ -57,6 +57,11 @@ def _announced_khz() -> int:
     return 0
 
 
+def tsc_rates(host_khz: int, khz: int) -> tuple:
+    """(ratio, inverse) of struct Vm, for a guest whose TSC is to run at `khz`."""
+    return (khz << TSC_FRACTION) // host_khz, -(-(host_khz << TSC_FRACTION) // khz)
+
+
 # ---- kvm-clock -------------------------------------------------------------------------------
 
 
@@ -79,13 +84,9 @@ def clock_scale(khz: int) -> tuple:
     return mul, shift
 
 
-def clock_start(vm, khz, mul, shift):
-    """kvm-clock counts from now."""
-    vm.tsc_khz = khz
-    vm.clock_mul = mul
-    vm.clock_shift = shift
-    vm.clock_base_ns = 0
-    vm.clock_base_tsc = host_tsc()
+def clock_set(vm, ns):
+    vm.clock_base_ns = ns
+    vm.clock_base_tsc = vm_tsc(vm)
 
 
 def clock_ns(vm, tsc):
@@ -106,7 +107,7 @@ def clock_write_system_time(cpu):
     """Fill the structure that MSR_KVM_SYSTEM_TIME_NEW names; a bad address is ignored."""
     vm: cython.pointer(Vm) = cpu.vm
     gpa: u64 = cpu.msr_kvm_system_time & ~cython.cast(u64, 1)
-    tsc: u64 = host_tsc()
+    tsc: u64 = vm_tsc(vm)
     to: cython.pointer(PvClock)
     if not cpu.msr_kvm_system_time & 1:
         return
@@ -138,7 +139,7 @@ def clock_write_wall(cpu, gpa):
         return
     clock_gettime(CLOCK_REALTIME, cython.address(now))
     ns = cython.cast(u64, now.tv_sec) * NS_IN_S + cython.cast(u64, now.tv_nsec)
-    ns -= clock_ns(cpu.vm, host_tsc())
+    ns -= clock_ns(cpu.vm, vm_tsc(cpu.vm))
     version: u32 = to.version | 1
     to.version = version
     __sync_synchronize()

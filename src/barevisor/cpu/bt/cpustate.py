@@ -20,7 +20,7 @@ from cython.cimports.barevisor.cpu.bt.fpstate import load_xsave_image, xsave_ima
 from cython.cimports.barevisor.cpu.bt.mode import update_mode
 from cython.cimports.barevisor.cpu.bt.msr import msr_read, msr_write
 from cython.cimports.barevisor.cpu.bt.tlb import tlb_flush
-from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, host_tsc
+from cython.cimports.barevisor.cpu.bt.tsc import guest_tsc, vm_tsc
 
 from barevisor.cpu import engine
 from barevisor.cpu.x86 import cpuid
@@ -186,7 +186,7 @@ def load_state(cpu, state):
     load_lapic(cpu, state.lapic, state.cr8)
     cpu.tsc_adjust = state.msrs.get(TSC_ADJUST, 0)
     if state.tsc is not None:
-        cpu.vm.tsc_offset = cython.cast(u64, state.tsc) - host_tsc() - cpu.tsc_adjust
+        cpu.vm.tsc_offset = cython.cast(u64, state.tsc) - vm_tsc(cpu.vm) - cpu.tsc_adjust
     load_msrs(cpu, state.msrs)
     cpu.shadow, cpu.nmi_masked = state.events.interrupt_shadow, state.events.nmi_masked
     cpu.nmi_pending = state.events.nmi_pending

@@ -24,7 +24,7 @@ from cython.cimports.barevisor.cpu.bt.paging import (
 from cython.cimports.barevisor.cpu.bt.registers import space_key
 from cython.cimports.barevisor.cpu.bt.safepoint import SEQ_CST, fence, vm_lock, vm_unlock
 from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_CPUID, SENSITIVE_RDTSCP, sensitive
-from cython.cimports.barevisor.cpu.bt.tsc import tsc_delta
+from cython.cimports.barevisor.cpu.bt.tsc import tsc_as_host
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
@@ -70,7 +70,7 @@ def mirror_find(cpu):
     for n in range(MIRRORS):
         m = cython.address(cpu.mirrors[n])
         if m.pid and m.key == key and m.thread == cpu.thread:
-            if m.traps_tsc != (tsc_delta(cpu) != 0):
+            if m.traps_tsc == tsc_as_host(cpu):
                 mirror_close(m)
                 return cython.NULL
             cpu.mirror_clock += 1
@@ -111,7 +111,7 @@ def mirror_adopt(cpu, m, ram):
         if ops == MAP_FAILED:
             return -1
         m.ops = cython.cast(cython.pointer(u64), ops)
-        m.traps_tsc = tsc_delta(cpu) != 0
+        m.traps_tsc = not tsc_as_host(cpu)
         m.pid, m.stub = userprocess.spawn(ram, table, traps_tsc=m.traps_tsc)
     finally:
         os.close(table)

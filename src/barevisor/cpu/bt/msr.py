@@ -161,7 +161,7 @@ def read_special(cpu, index, value):
     elif index == IA32_FEATURE_CONTROL:
         value[0] = FEATURES_LOCKED
     elif index == IA32_PLATFORM_INFO:
-        value[0] = cpu.vm.tsc_khz // 100000 << 8
+        value[0] = cpu.vm.vm_khz // 100000 << 8
     elif (
         index == IA32_PLATFORM_ID
         or index == IA32_MCG_CAP

@@ -414,9 +414,12 @@ cdef struct Vm:
     u64 arena_used
     u64 dead_bytes           # of dead blocks and translations: at a quarter of the arena all is dropped
     void* code               # CodeMem*: where thunks live
-    u64 tsc_offset           # guest TSC = host TSC + offset
-    u64 tsc_khz
-    u64 clock_base_ns        # kvm-clock when the host TSC was clock_base_tsc
+    u64 tsc_khz              # the host's
+    u64 vm_khz               # what the guest was told
+    u64 tsc_ratio            # vm_khz / tsc_khz and the reverse, with TSC_FRACTION (tsc.pxd)
+    u64 tsc_inverse
+    u64 tsc_offset           # guest TSC = VM's TSC + offset
+    u64 clock_base_ns        # kvm-clock when the VM's TSC was clock_base_tsc
     u64 clock_base_tsc
     u32 clock_mul            # ns = ((ticks << shift) * mul) >> 32, negative shifts go right
     i32 clock_shift

@@ -116,18 +116,7 @@ class BtVcpu:
         cpu.efer_allowed = efer
         cpu.phys_mask = PHYS_MASK
         cpu.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        cpu.ncpuid = len(rows)
-        cpu.cpuid = cython.cast(
-            cython.pointer(CpuidEntry), calloc(len(rows), cython.sizeof(CpuidEntry))
-        )
-        if cpu.cpuid == cython.NULL:
-            raise MemoryError
-        for at, row in enumerate(rows):
-            entry: cython.pointer(CpuidEntry) = cython.address(cpu.cpuid[at])
-            entry.leaf = row.leaf
-            entry.subleaf = row.subleaf or 0
-            entry.has_subleaf = row.subleaf is not None
-            entry.eax, entry.ebx, entry.ecx, entry.edx = row.eax, row.ebx, row.ecx, row.edx
+        self.set_cpuid(rows)
         msr_reset(cpu)
         apic_reset(cpu, 0)
         fpu_reset(cpu)
@@ -185,6 +174,23 @@ class BtVcpu:
         timer_free(self.cpu)
         mirrors_free(self.cpu)
         space_free_cpu(self.cpu)
+
+    def set_cpuid(self, rows):
+        """What CPUID tells from now."""
+        cpu: cython.pointer(Cpu) = self.cpu
+        entries: cython.pointer(CpuidEntry) = cython.cast(
+            cython.pointer(CpuidEntry), calloc(len(rows), cython.sizeof(CpuidEntry))
+        )
+        if entries == cython.NULL:
+            raise MemoryError
+        for at, row in enumerate(rows):
+            entry: cython.pointer(CpuidEntry) = cython.address(entries[at])
+            entry.leaf = row.leaf
+            entry.subleaf = row.subleaf or 0
+            entry.has_subleaf = row.subleaf is not None
+            entry.eax, entry.ebx, entry.ecx, entry.edx = row.eax, row.ebx, row.ecx, row.edx
+        free(cpu.cpuid)
+        cpu.cpuid, cpu.ncpuid = entries, len(rows)
 
     def close(self):
         """Interrupts no longer reach this CPU, which does not run again; its state can be read.

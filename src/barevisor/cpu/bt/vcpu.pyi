@@ -32,6 +32,8 @@ class BtVcpu:
         """See EngineVm.trace_blocks."""
     def direct_counters(self) -> dict[str, int]:
         """Of direct execution: ways into it, pages mapped for it, milliseconds there."""
+    def set_cpuid(self, rows: tuple[CpuidRow, ...]) -> None:
+        """What CPUID tells from now; the CPU is outside `run`."""
     def read_msr(self, index: int) -> int | None:
         """As RDMSR; None: #GP."""
     def write_msr(self, index: int, value: int) -> bool:

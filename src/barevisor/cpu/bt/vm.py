@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_CPUS = 64
 """As in state.pxd."""
 WATCH_KINDS = {"read": 1, "write": 2, "access": 3}  # stops.pxd: STOP_ON_READ, STOP_ON_WRITE
+TSC_RATES = range(100_000, 100_000_001)
+"""In kHz, what a guest's TSC can be made to run at: slower and faster than any machine."""
 STEPS = 5
 """How many mnemonics `counters` names."""
 MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
@@ -82,7 +84,6 @@ class BtVm:
         self._core: vmcore.VmCore | None = vmcore.VmCore(
             spec.irqchip,
             self._khz,
-            clock.clock_scale(self._khz),
             self._chips.ioapic.eoi,
             tiers.translator(spec.cpus),
             tiers.direct(),
@@ -114,13 +115,17 @@ class BtVm:
             self._open(),
             self._chips,
             index,
-            cpuid.table(names, index, self.spec.cpus, self._khz, self.spec.irqchip),
+            self._table(index),
             cpuid.mask(names, FEATURES),
             cpuid.cr4_allowed(names),
             cpuid.efer_allowed(names),
         )
         self._vcpus.append(made)
         return made
+
+    def _table(self, index: int) -> tuple[cpuid.CpuidRow, ...]:
+        """What vCPU `index` tells its guest."""
+        return cpuid.table(self._features, index, self.spec.cpus, self._khz, self.spec.irqchip)
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """See EngineVm.irq_line."""
@@ -175,8 +180,7 @@ class BtVm:
         from barevisor.cpu.vmstate import VmState
 
         core = self._open()
-        rows = cpuid.table(self._features, 0, self.spec.cpus, self._khz, self.spec.irqchip)
-        state = VmState(core.get_clock(), self._khz, rows)
+        state = VmState(core.get_clock(), self._khz, self._table(0))
         if self.spec.irqchip:
             state.pics = [core.get_pic(n) for n in range(2)]
             state.ioapic = self._chips.ioapic.get_state()
@@ -184,12 +188,18 @@ class BtVm:
         return state
 
     def set_state(self, state: VmState) -> None:
-        """See EngineVm.set_state."""
-        from barevisor.cpu.portable import differences
+        """See EngineVm.set_state. No vCPU has run yet. A TSC that is not the host's is multiplied,
+        and RDTSC then ends direct execution."""
+        from barevisor.cpu.portable import differences, same_rate
 
-        if reasons := differences(state, self.get_state()):
+        if reasons := differences(state, self.get_state(), rates=TSC_RATES):
             raise EngineError(f"the guest cannot go on on bt: {'; '.join(reasons)}")
         core = self._open()
+        if not same_rate(state.tsc_khz, self._khz):
+            self._khz = state.tsc_khz
+            core.set_tsc_khz(self._khz)
+            for vcpu in self._vcpus:
+                vcpu.set_cpuid(self._table(vcpu.index))
         for number, pic in enumerate(state.pics):
             core.set_pic(number, pic)
         if state.ioapic is not None:

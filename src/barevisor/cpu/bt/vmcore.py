@@ -7,7 +7,7 @@ come from any thread while the guest runs.
 import cython
 from cython.cimports.barevisor.cpu.bt.apicbus import deliver, msi_deliver, wake
 from cython.cimports.barevisor.cpu.bt.blocks import drop_code
-from cython.cimports.barevisor.cpu.bt.clock import clock_ns, clock_start
+from cython.cimports.barevisor.cpu.bt.clock import clock_ns, clock_set
 from cython.cimports.barevisor.cpu.bt.codemem import CodeMemory
 from cython.cimports.barevisor.cpu.bt.codepages import code_written
 from cython.cimports.barevisor.cpu.bt.fpstate import XCR0_KNOWN
@@ -23,7 +23,7 @@ from cython.cimports.barevisor.cpu.bt.sensitive import SENSITIVE_XSAVE
 from cython.cimports.barevisor.cpu.bt.space import space_reserve, space_unreserve
 from cython.cimports.barevisor.cpu.bt.stops import break_offset
 from cython.cimports.barevisor.cpu.bt.tier import TranslatorOwner
-from cython.cimports.barevisor.cpu.bt.tsc import host_tsc
+from cython.cimports.barevisor.cpu.bt.tsc import vm_tsc
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memset
 from cython.cimports.posix.mman import (
@@ -37,6 +37,7 @@ from cython.cimports.posix.mman import (
     munmap,
 )
 
+from barevisor.cpu.bt.clock import clock_scale, tsc_rates
 from barevisor.cpu.x86 import hostcpuid
 from barevisor.errors import AddressTaken, EngineError
 
@@ -56,7 +57,7 @@ def _level_eoi(vm, vector):
 class VmCore:
     """Owns struct Vm and all that hangs on it, except the vCPUs."""
 
-    def __cinit__(self, irqchip, khz, scale, level_eoi, translator, direct=DIRECT_OFF):
+    def __cinit__(self, irqchip, khz, level_eoi, translator, direct=DIRECT_OFF):
         self.vm = cython.cast(cython.pointer(Vm), calloc(1, cython.sizeof(Vm)))
         if self.vm == cython.NULL:
             raise MemoryError
@@ -90,8 +91,8 @@ class VmCore:
         self.vm.arena = cython.cast(cython.pointer(u8), arena)
         self.vm.arena_size = VM_ARENA
         pic_reset(self.vm)
-        mul, shift = scale
-        clock_start(self.vm, khz, mul, shift)
+        self.vm.tsc_khz = khz
+        self.set_tsc_khz(khz)
 
     def __dealloc__(self):
         if self.vm == cython.NULL:
@@ -312,12 +313,18 @@ class VmCore:
 
     def get_clock(self):
         """kvm-clock now, in ns."""
-        return clock_ns(self.vm, host_tsc())
+        return clock_ns(self.vm, vm_tsc(self.vm))
 
     def set_clock(self, ns: int):
         """kvm-clock goes on from `ns`; vCPUs whose state is set after this see it."""
-        self.vm.clock_base_ns = ns
-        self.vm.clock_base_tsc = host_tsc()
+        clock_set(self.vm, ns)
+
+    def set_tsc_khz(self, khz: int):
+        """The guest's TSC runs at `khz` from now; no vCPU has run yet. kvm-clock starts anew."""
+        self.vm.vm_khz = khz
+        self.vm.tsc_ratio, self.vm.tsc_inverse = tsc_rates(self.vm.tsc_khz, khz)
+        self.vm.clock_mul, self.vm.clock_shift = clock_scale(khz)
+        clock_set(self.vm, 0)
 
     def close(self):
         """Nothing runs any more: callbacks end, and guest memory may go."""
