@@ -21,6 +21,7 @@ from barevisor.testing.asm import assemble
 from barevisor.testing.micro import descriptor
 
 pytestmark = pytest.mark.timeout(60)
+SEVERAL = pytest.mark.several_cpus
 AT, TABLES, STACK = 0x40_0000, 0x48_0000, 0x47_0000
 GDT, TSS = TABLES + 0x8000, TABLES + 0x8800
 MIB = 1 << 20
@@ -250,7 +251,7 @@ def several(end: str) -> bytes:
     return images.elf(parts, AT + 12, bits=32)
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 4])
+@pytest.mark.parametrize("cpus", [1, *(pytest.param(n, marks=SEVERAL) for n in (2, 4))])
 @pytest.mark.parametrize(
     ("end", "code"), [("mov dx, 0xF4; out dx, al", None), ("cli; hlt", 0)], ids=["exits", "halts"]
 )

@@ -73,7 +73,11 @@ BUSY = "for n in 1 2 3 4; do while :; do :; done & done; wait"
 
 
 @pytest.mark.parametrize(
-    ("cpus", "work"), [("1", "sleep 1000"), ("4", BUSY)], ids=["asleep", "four-busy-cpus"]
+    ("cpus", "work"),
+    [
+        pytest.param("1", "sleep 1000", id="asleep"),
+        pytest.param("4", BUSY, id="four-busy-cpus", marks=pytest.mark.several_cpus),
+    ],
 )
 def test_two_interrupts_end_a_command_that_ignores_them(bare: Bare, cpus: str, work: str) -> None:
     script = f"trap '' INT; echo ready; {work}"

@@ -14,9 +14,10 @@ import pytest
 
 from barevisor import Vm
 from barevisor.testing import samebytes
+from barevisor.testing.pace import SLOWER
 
 LONG = ("test_zlib", "test_json", "test_math", "test_decimal", "test_threading")
-SECONDS = 900.0
+SECONDS = 900.0 * SLOWER
 
 PROGRAM = r"""
 #include <math.h>
@@ -73,5 +74,5 @@ def test_gcc(vm: Vm, tmp_path: Path) -> None:
         ["sh", "-c", command.format(tmp_path / "program")], capture_output=True, check=False
     )
     (tmp_path / "program").unlink()
-    inside = vm.run(["sh", "-c", command.format(tmp_path / "program")], timeout=100)
+    inside = vm.run(["sh", "-c", command.format(tmp_path / "program")], timeout=100 * SLOWER)
     assert (inside.stdout, inside.stderr, inside.returncode) == (outside.stdout, b"", 7)

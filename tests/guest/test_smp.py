@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from barevisor import GuestTimeout, Vm
+from barevisor.testing.pace import SLOWER
 
-SOON = 90.0
+pytestmark = pytest.mark.several_cpus
+SOON = 90.0 * SLOWER
 HOST_PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
 
 STRESS = r"""

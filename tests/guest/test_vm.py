@@ -21,8 +21,9 @@ from barevisor import (
     GuestTimeout,
     Vm,
 )
+from barevisor.testing.pace import SLOWER
 
-SOON = 60.0
+SOON = 60.0 * SLOWER
 HOST_PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
 
 
