@@ -129,7 +129,7 @@ def test_tsc_and_its_adjustment_move_together(cpu: BtVcpu) -> None:
 # ---- the clocks ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("khz", [1_000, 999_999, 1_000_000, 2_445_428, 5_000_000])
+@pytest.mark.parametrize("khz", [1_000, 999_999, 1_000_000, 2_445_428, 5_000_000, 20_000_000])
 def test_clock_scale(khz: int) -> None:
     """struct pvclock_vcpu_time_info: ns = ((ticks << shift) * mul) >> 32."""
     mul, shift = clock.clock_scale(khz)
@@ -191,7 +191,7 @@ def test_cpuid_tells_the_rate_that_the_guest_was_told(vm: BtVm, cpu: BtVcpu, ram
     assert cpu.read_msr(0xCE) == khz // 100_000 << 8
 
 
-@pytest.mark.parametrize("khz", [0, -1, 99_999, 10**12])
+@pytest.mark.parametrize("khz", [0, -1, 99_999, 20_000_001])
 def test_a_rate_that_no_machine_has_is_refused(vm: BtVm, khz: int) -> None:
     state = vm.get_state()
     state.tsc_khz = khz

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 MAX_CPUS = 64
 """As in state.pxd."""
 WATCH_KINDS = {"read": 1, "write": 2, "access": 3}  # stops.pxd: STOP_ON_READ, STOP_ON_WRITE
-TSC_RATES = range(100_000, 100_000_001)
-"""In kHz, what a guest's TSC can be made to run at: slower and faster than any machine."""
+TSC_RATES = range(100_000, 20_000_001)
+"""In kHz, what a guest's TSC can be made to run at: slower and faster than any machine, and what
+IA32_PLATFORM_INFO can tell."""
 STEPS = 5
 """How many mnemonics `counters` names."""
 MSI_MASK = 0xFFFF_FFFF_FFFF_FFFF
